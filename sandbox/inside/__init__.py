@@ -1,0 +1,1 @@
+"""The programs inside the container: synchronous, they import `sandbox.contract` only."""

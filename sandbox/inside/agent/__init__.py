@@ -1,0 +1,1 @@
+"""The built-in agent: our own loop over the Messages API."""

@@ -1,0 +1,1 @@
+"""The adapter that makes sandboxes; the only importer of docker."""

@@ -1,0 +1,1 @@
+"""The control plane: decides what runs next and what lands."""

@@ -1,0 +1,1 @@
+"""An agent is one Markdown file here; this package holds no code."""

@@ -1,0 +1,1 @@
+"""Read models of runs; the HTTP surface comes here."""

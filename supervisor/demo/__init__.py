@@ -1,0 +1,1 @@
+"""The sample repository and its cassette, as package data."""

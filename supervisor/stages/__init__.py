@@ -1,0 +1,1 @@
+"""Stage contracts: what each role is given, may write and owes."""

@@ -1,0 +1,1 @@
+"""The event log behind a protocol, and who is there."""
