@@ -6,8 +6,8 @@ from pydantic import Field, TypeAdapter
 
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.ids import JobId, RunId, Sha, Slug, StageName
-from sandbox.contract.model import Frozen
 from sandbox.contract.job import Submission
+from sandbox.contract.model import Frozen
 from sandbox.contract.result import Dropped, Finding, Outcome, Usage
 from supervisor.pipeline.definition import Pipeline
 
@@ -46,7 +46,7 @@ class Intent(Frozen):
 
 
 class Event(Frozen):
-    """The head every event has; `seq` is its place in the run's log, from 1, set when it is appended."""
+    """The head every event has; `seq` is the log's number of it, growing within a run (not by one), set when it is read."""
 
     run_id: RunId
     at: float
