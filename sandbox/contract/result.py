@@ -1,6 +1,7 @@
 """How an attempt ended and what it left, as an executor reports it; not what a gate says of it."""
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import Field
 
@@ -28,6 +29,12 @@ class Outcome(StrEnum):
 
 
 RETRYABLE = frozenset({Outcome.KILLED, Outcome.LOST})
+
+
+Cause = Literal["", "auth", "provider", "stale_cassette", "no_record", "cancelled"]
+"""Why the gateway or the supervisor ended an attempt, where the outcome alone does not give the exit code (DECISIONS G11, G12):
+auth → run fails, exit 2; provider (down or spend cap, after retries) → parked, exit 5; stale_cassette → fails, exit 2;
+no_record (the cassette ends here) → fails with the last verdict, exit 1; cancelled → we stopped it, no retry."""
 
 
 class Usage(Frozen):
@@ -99,6 +106,7 @@ class AttemptResult(Frozen):
     outcome: Outcome
     reason: str = Field("", max_length=4_000)
     """One line for a person when the outcome is not submitted."""
+    cause: Cause = ""
     submission: Submission | None = None
     commit: Sha | None = None
     """The executor's transport commit on top of the job's base; None if nothing was sealed or nothing changed."""

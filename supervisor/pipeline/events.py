@@ -8,7 +8,7 @@ from sandbox.contract.blob import BlobRef
 from sandbox.contract.ids import JobId, RunId, Sha, Slug, StageName
 from sandbox.contract.job import Submission
 from sandbox.contract.model import Frozen
-from sandbox.contract.result import Dropped, Finding, Outcome, Usage
+from sandbox.contract.result import Cause, Dropped, Finding, Outcome, Usage
 from supervisor.pipeline.definition import Pipeline
 
 Verdict = Literal["pass", "fail", "hold"]
@@ -137,6 +137,7 @@ class AttemptEnded(Event):
     executor: str
     outcome: Outcome
     reason: str = ""
+    cause: Cause = ""
     submission: Submission | None = None
     result: BlobRef | None = None
     """The whole `AttemptResult` as JSON, kept for judging after a crash."""
