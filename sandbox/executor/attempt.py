@@ -1,0 +1,46 @@
+"""One try at a job, as a story: slot, inputs, gateway, sandbox, lease; watch it, read what it left, say how it ended.
+
+Everything it composes cleans up after itself, also when this is cancelled. New behaviour enters through a collaborator.
+"""
+
+import time
+
+from sandbox.contract.errors import InfrastructureError
+from sandbox.contract.result import AttemptResult, Outcome
+from sandbox.contract.wire import ClaimReply, Delivery
+from sandbox.executor.account import Account
+from sandbox.executor.config import Host
+from sandbox.executor.ending import Cancel, Ending, watch
+from sandbox.executor.inputs import prepared
+from sandbox.executor.outputs import collect
+from sandbox.executor.sandboxed import assignment_for, gateway, held_lease, running_sandbox
+from sandbox.executor.slots import Slot
+
+
+async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimReply, cancel: Cancel) -> AttemptResult:
+    """Run one granted attempt to its end and return its result, which is not published yet.
+
+    Infrastructure that breaks is an outcome too (`lost`, retried by the supervisor); only our own bugs raise.
+    """
+    job, account = delivery.job, Account(host, delivery, grant, slot)
+    deadline = time.monotonic() + grant.wall_left_s
+    try:
+        with account.processing():
+            async with (
+                account.timed("workspace prepare", prepared(host, job, slot)) as inputs,
+                gateway(host, job, grant, slot, account) as session,
+            ):
+                image = await host.image_of(job)
+                async with (
+                    running_sandbox(host, job, slot, image, account) as box,
+                    held_lease(host, delivery, grant, box, session) as lease,
+                    account.reporting(session),
+                ):
+                    account.started(box, image, inputs.missing)
+                    session.assign(assignment_for(host, job, grant))
+                    ending = await watch(job, box, session, lease, cancel, deadline - time.monotonic())
+                    account.sealing()
+                    outputs = await collect(host, job, grant.attempt, slot, inputs, box, session)
+            return await account.result(ending, outputs, session)
+    except InfrastructureError as broken:
+        return await account.result(Ending(Outcome.LOST, str(broken)[:2_000]))

@@ -1,0 +1,98 @@
+"""Why an attempt ends: watches container, gateway, lease, deadline and cancellation; not what the attempt left (`outputs`)."""
+
+import asyncio
+from dataclasses import dataclass
+
+from sandbox.contract.job import JobSpec, Submission
+from sandbox.contract.result import Cause, Outcome
+from sandbox.executor.lease import Lease
+from sandbox.gateway.session import Session
+from sandbox.runtime.container_spec import Exit, Sandbox
+
+AFTER_SUBMIT_S = 5.0
+"""How long the program may take to exit once it has submitted."""
+
+_OF_SUBMISSION = {
+    "done": Outcome.SUBMITTED,
+    "checked": Outcome.SUBMITTED,
+    "blocked": Outcome.BLOCKED,
+    "no_submit": Outcome.NO_SUBMIT,
+    "refused": Outcome.REFUSED,
+    "step_limit": Outcome.STEP_LIMIT,
+    "budget": Outcome.BUDGET,
+    "error": Outcome.NO_SUBMIT,
+}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended, in the words of the contract."""
+
+    outcome: Outcome
+    reason: str = ""
+    cause: Cause = ""
+
+
+class Cancel:
+    """Asks one attempt to end; the first reason stays."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.reason = ""
+
+    def ask(self, reason: str) -> None:
+        """End the attempt soon."""
+        if not self.asked.is_set():
+            self.reason = reason
+            self.asked.set()
+
+
+async def watch(job: JobSpec, box: Sandbox, session: Session, lease: Lease, cancel: Cancel, wall_s: float) -> Ending:
+    """Wait until the attempt is over for any reason, see that the container is dead, and say why.
+
+    At most `wall_s` seconds (the stage's wall clock, what is left of it) plus the time to kill.
+    """
+    exit_ = asyncio.create_task(box.wait())
+    submitted = asyncio.create_task(session.wait_submitted())
+    asked = asyncio.create_task(cancel.asked.wait())
+    lost = asyncio.create_task(lease.lost.wait())
+    try:
+        done, _ = await asyncio.wait({exit_, submitted, asked, lost}, timeout=wall_s, return_when=asyncio.FIRST_COMPLETED)
+        if submitted in done and exit_ not in done:
+            await asyncio.wait({exit_}, timeout=AFTER_SUBMIT_S)
+        await box.kill()
+        ended = await exit_
+    finally:
+        for task in (exit_, submitted, asked, lost):
+            task.cancel()
+    if session.submission is not None or session.failure is not None:
+        return _of_session(session)
+    if cancel.asked.is_set():
+        return Ending(Outcome.KILLED, f"cancelled: {cancel.reason}", "cancelled")
+    if lease.lost.is_set():
+        return Ending(Outcome.LOST, "the lease was lost: another executor may have the job")
+    if not done:
+        return Ending(Outcome.TIMEOUT, f"stage {job.stage} passed its wall clock of {job.limits.wall_s} s")
+    return _of_exit(ended)
+
+
+def _of_session(session: Session) -> Ending:
+    failure = session.failure
+    if failure is not None:
+        outcome = {"budget": Outcome.BUDGET, "provider": Outcome.LOST}.get(failure.kind, Outcome.REFUSED)
+        cause: Cause = "" if failure.kind == "budget" else failure.kind
+        return Ending(outcome, failure.message, cause)
+    return _of_submission(session.submission or Submission(status="error"))
+
+
+def _of_submission(submission: Submission) -> Ending:
+    outcome = _OF_SUBMISSION[submission.status]
+    return Ending(outcome, "" if outcome is Outcome.SUBMITTED else submission.summary[:2_000])
+
+
+def _of_exit(ended: Exit) -> Ending:
+    if ended.oom_killed:
+        return Ending(Outcome.OOM, "the sandbox ran out of memory; raise memory_mib of the stage or make the work smaller")
+    if ended.code == 137:
+        return Ending(Outcome.KILLED, "the container was killed from outside")
+    return Ending(Outcome.NO_SUBMIT, f"the program in the sandbox ended with exit code {ended.code} and submitted nothing")

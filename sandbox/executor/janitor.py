@@ -1,0 +1,33 @@
+"""Removes what a dead executor of the same instance left: containers by label, mounts and directories of our own slots; nothing else."""
+
+import asyncio
+import shutil
+
+from sandbox.executor.config import Host
+from sandbox.executor.inputs import MARKER
+from sandbox.executor.slots import Slot
+from sandbox.workspace.quota import unmount
+
+
+async def sweep(host: Host) -> list[str]:
+    """Clean every slot this executor holds; call it before the first job. Returns one line for each thing removed."""
+    removed = [f"container {container[:12]}" for container in await host.runtime.sweep(host.instance, keep=set())]
+    for slot in host.slots.slots:
+        removed += await asyncio.to_thread(_clean, slot)
+    return removed
+
+
+def _clean(slot: Slot) -> list[str]:
+    if not (slot.home / MARKER).is_file():
+        return []
+    removed: list[str] = []
+    for directory in (slot.workspace, slot.out):
+        if directory.is_mount():
+            unmount(directory)
+            removed.append(f"mount {directory}")
+    for directory in (slot.workspace, slot.task, slot.out):
+        if directory.is_dir() and not directory.is_symlink():
+            shutil.rmtree(directory)
+    (slot.sockets / "gateway.sock").unlink(missing_ok=True)
+    slot.lease_file.unlink(missing_ok=True)
+    return removed

@@ -1,0 +1,120 @@
+"""The lifetimes an attempt composes around its container: gateway session, sandbox, lease; each cleans up after itself."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sandbox.contract.errors import InfrastructureError
+from sandbox.contract.job import Assignment, JobSpec
+from sandbox.contract.wire import ClaimReply, ClaimRequest, Delivery
+from sandbox.executor.account import Account
+from sandbox.executor.config import Host
+from sandbox.executor.lease import Lease
+from sandbox.executor.slots import Slot
+from sandbox.gateway.cassette import Replay, load
+from sandbox.gateway.model_proxy import Upstream
+from sandbox.gateway.policy import Policy
+from sandbox.gateway.reservation import RpcLedger
+from sandbox.gateway.session import Session
+from sandbox.runtime.container_spec import Sandbox, SlotSpec
+
+REMOVE_S = 30.0
+CONTAINER_GRACE_S = 120.0
+"""How long after the stage's wall clock a container's own deadline lies."""
+
+
+def assignment_for(host: Host, job: JobSpec, grant: ClaimReply) -> Assignment:
+    """Return what the program in the container is told."""
+    return Assignment(
+        job_id=job.job_id,
+        stage=job.stage,
+        round=job.round,
+        attempt=grant.attempt,
+        kind=job.kind,
+        agent=job.agent,
+        checks=job.checks,
+        tool_env=dict(host.tool_environment),
+        traceparent=grant.traceparent,
+        wall_s=int(grant.wall_left_s) + 1,
+    )
+
+
+@asynccontextmanager
+async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot, account: Account) -> AsyncIterator[Session]:
+    """Open the attempt's only way out; a checks job gets no model route."""
+    uid, gid = slot.owner
+    session = Session(
+        slot.sockets,
+        Policy.for_agent(job.agent) if job.agent else None,
+        RpcLedger(host.link, host.config.name, job.run_id, job.job_id, grant.attempt, grant.token),
+        await _model(host, job),
+        peer_uid=uid,
+        peer_gid=gid,
+        headers={
+            "x-andon-run": job.run_id,
+            "x-andon-stage": job.stage,
+            "x-andon-round": str(job.round),
+            "x-andon-attempt": str(grant.attempt),
+            "x-andon-job": job.job_id,
+        },
+        observer=account.observer(),
+    )
+    async with session:
+        yield session
+
+
+async def _model(host: Host, job: JobSpec) -> Upstream | Replay | None:
+    if job.agent is None:
+        return None
+    if job.mode == "live":
+        if host.upstream is None:
+            raise InfrastructureError(f"executor {host.config.name} has no model key; set ANTHROPIC_API_KEY where it runs")
+        return host.upstream
+    if job.cassette is None:
+        raise InfrastructureError(f"job {job.job_id} is a replay without a cassette")
+    return Replay(load(await host.link.get_blob(job.cassette)), job.stage, job.round)
+
+
+@asynccontextmanager
+async def running_sandbox(host: Host, job: JobSpec, slot: Slot, image: str, account: Account) -> AsyncIterator[Sandbox]:
+    """Start the container; at the end it is dead and removed, whatever happened."""
+    uid, gid = slot.owner
+    spec = SlotSpec(
+        instance=host.instance,
+        slot=slot.number,
+        uid=uid,
+        gid=gid,
+        workspace=slot.workspace,
+        task=slot.task,
+        gateway=slot.sockets,
+        out=slot.out,
+        limits=job.limits,
+        deadline=account.started_at + job.limits.wall_s + CONTAINER_GRACE_S,
+        runtime=job.runtime,
+    )
+    with account.span("container start", {"container.image.name": image, "andon.sandbox.network": "none"}):
+        box = await host.runtime.stand_by(spec, image)
+    try:
+        await box.assign(job.limits)
+        yield box
+    finally:
+        # Shielded and bounded: a cancelled attempt must not leave its container behind.
+        with account.span("container remove", {"container.id": box.container_id}):
+            await asyncio.wait_for(asyncio.shield(box.remove()), REMOVE_S)
+
+
+@asynccontextmanager
+async def held_lease(host: Host, delivery: Delivery, grant: ClaimReply, box: Sandbox, session: Session) -> AsyncIterator[Lease]:
+    """Keep the claim alive; in doubt, container and gateway stand still (DECISIONS D2)."""
+
+    async def pause() -> None:
+        session.suspend()
+        await box.pause()
+
+    async def resume() -> None:
+        await box.unpause()
+        session.resume()
+
+    request = ClaimRequest(executor=host.config.name, job_id=delivery.job.job_id, ack_subject=delivery.ack_subject, token=grant.token)
+    async with Lease(host.link, request, pause=pause, resume=resume).held() as lease:
+        yield lease

@@ -1,0 +1,136 @@
+"""Slots: a place for one attempt at a time, with a uid and directories of its own; not what runs in it (`attempt`).
+
+As root a slot's uid is 200000 + n, and n is leased host-wide by flock, so that two executors on one host never share a
+uid (DECISIONS D9, SANDBOX.md §0.5). As an ordinary user the caller's uid serves every slot, and the record says so.
+"""
+
+import asyncio
+import errno
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.contract.errors import InfrastructureError, UsageError
+
+UID_BASE = 200_000
+SLOT_NUMBERS_MAX = 1_000
+SOCKET_PATH_BYTES_MAX = 60
+NO_UID_OF_ITS_OWN = "no uid per slot: sandboxes run as the calling user (needs root)"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One leased slot."""
+
+    number: int
+    uid: int | None
+    """None: the caller's uid and gid."""
+    home: Path
+    sockets: Path
+
+    @property
+    def workspace(self) -> Path:
+        """Return where the worktree is mounted."""
+        return self.home / "workspace"
+
+    @property
+    def task(self) -> Path:
+        """Return the task bundle's directory."""
+        return self.home / "task"
+
+    @property
+    def out(self) -> Path:
+        """Return where checks leave reports."""
+        return self.home / "out"
+
+    @property
+    def lease_file(self) -> Path:
+        """Return the file that maps this slot's container to its attempt (DECISIONS G21)."""
+        return self.home / "lease.json"
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """Return uid and gid of what the sandbox may write."""
+        return (self.uid, self.uid) if self.uid is not None else (os.getuid(), os.getgid())
+
+
+class SlotPool:
+    """The slots of one executor; held locks free themselves when the process dies."""
+
+    def __init__(self, slots: list[Slot], locks: list[int]) -> None:
+        self._locks = locks
+        self.slots = tuple(slots)
+        self._free: asyncio.Queue[Slot] = asyncio.Queue(maxsize=len(slots))
+        for slot in slots:
+            self._free.put_nowait(slot)
+
+    @classmethod
+    def lease(cls, count: int, *, state: Path, sockets: Path, locks: Path | None) -> "SlotPool":
+        """Lease `count` slots.
+
+        Args:
+            count: How many attempts run at once.
+            state: The executor's state directory; slots live in `slots/<n>`.
+            sockets: Directory of socket directories; short (`/tmp/andon-<uid>/<instance>`).
+            locks: Directory of host-wide uid locks, or None without root: then locks live in `state`.
+
+        Raises:
+            UsageError: Not enough free numbers, or a socket path would be too long for `sockaddr_un`.
+        """
+        directory = locks or state / "locks"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+        slots: list[Slot] = []
+        held: list[int] = []
+        for number in range(SLOT_NUMBERS_MAX):
+            if len(slots) == count:
+                break
+            lock = _try_lock(directory / f"slot-{number}")
+            if lock is None:
+                continue
+            held.append(lock)
+            slots.append(_make(number, state, sockets, with_uid=locks is not None))
+        if len(slots) < count:
+            raise UsageError(f"only {len(slots)} of {count} slots are free in {directory}; stop another executor or ask for fewer")
+        return cls(slots, held)
+
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[Slot]:
+        """Wait for a free slot and hold it."""
+        slot = await self._free.get()
+        try:
+            yield slot
+        finally:
+            self._free.put_nowait(slot)
+
+    def close(self) -> None:
+        """Give the numbers back."""
+        for lock in self._locks:
+            os.close(lock)
+        self._locks = []
+
+
+def _make(number: int, state: Path, sockets: Path, *, with_uid: bool) -> Slot:
+    slot = Slot(number, UID_BASE + number if with_uid else None, state / "slots" / str(number), sockets / str(number))
+    path = slot.sockets / "gateway.sock"
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise UsageError(f"socket path {path} is longer than {SOCKET_PATH_BYTES_MAX} bytes; use a shorter socket directory")
+    # 0711: a sandbox's uid passes through by name on a host without mount namespaces, and lists nothing.
+    for directory in (slot.home, slot.sockets):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+    return slot
+
+
+def _try_lock(path: Path) -> int | None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise InfrastructureError(f"cannot open slot lock {path}: {os.strerror(error.errno or errno.EIO)}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
