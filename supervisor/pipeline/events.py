@@ -40,6 +40,8 @@ class Intent(Frozen):
     warn_nano_usd: int = Field(gt=0)
     given_spec: str | None = Field(None, max_length=256_000)
     """Text of `--spec FILE`; the spec stage is then skipped."""
+    spec_commit: Sha | None = None
+    """The base commit plus `given_spec`, made at intake; None: the line starts from `base_commit`."""
     dockerfile_sha256: str | None = None
     """Consented hash of the base commit's `.andon/Dockerfile`."""
     image_note: str = ""
@@ -211,6 +213,29 @@ class RunDelivered(Event):
     commit: Sha
 
 
+class DeliveryFailed(Event):
+    """The run is won, but the user's repository would not take the commit; `andon apply` or `resume` tries again."""
+
+    type: Literal["delivery_failed"] = "delivery_failed"
+    branch: str
+    exit_code: int
+    reason: str
+
+
+class StepFailed(Event):
+    """The supervisor could not do what was next (prepare, judge, join, land); the line closes.
+
+    `fail`: it will never work, siblings are cancelled. `park`: it may work later, what runs may end first.
+    """
+
+    type: Literal["step_failed"] = "step_failed"
+    how: Literal["fail", "park"]
+    exit_code: int
+    stage: str = ""
+    check: str = ""
+    reason: str
+
+
 class StopRequested(Event):
     """A person wants the run to stop (`cancel`) or to wait (`park`)."""
 
@@ -267,6 +292,8 @@ AnyEvent = Annotated[
     | Joined
     | RunLanded
     | RunDelivered
+    | DeliveryFailed
+    | StepFailed
     | StopRequested
     | RunParked
     | RunResumed

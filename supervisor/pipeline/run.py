@@ -8,9 +8,11 @@ from sandbox.contract.blob import BlobRef
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import Finding, Outcome, Usage
 from supervisor.pipeline.definition import Pipeline
-from supervisor.pipeline.events import AttemptEnded, Intent, TestCounts, Verdict
+from supervisor.pipeline.events import AttemptEnded, Intent, StepFailed, TestCounts, Verdict
 
 State = Literal["queued", "running", "waiting", "parked", "landed", "failed", "cancelled"]
+Standing = Literal["queued", "claimed", "ended"]
+"""Where a job is: on the bus (or to be published), in the hands of an executor, or back without (yet) a new publication."""
 FINAL: frozenset[str] = frozenset({"landed", "failed", "cancelled"})
 
 
@@ -44,6 +46,11 @@ class JobState(Frozen):
     spec: BlobRef
     dispatched_at: float
     attempts: tuple[AttemptState, ...] = ()
+    standing: Standing = "queued"
+    publications: int = 1
+    """How often it was put on the bus; names the copy, so that a broker's deduplication never swallows a new one."""
+    faults: int = 0
+    """Infrastructure faults since it was dispatched or the run was resumed."""
     verdict: Verdict | None = None
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
@@ -57,6 +64,16 @@ class JobState(Frozen):
         """Return whether a gate has spoken."""
         return self.verdict is not None
 
+    @property
+    def current(self) -> AttemptState | None:
+        """Return the attempt an executor holds now, None if there is none."""
+        return self.attempts[-1] if self.standing == "claimed" else None
+
+    @property
+    def ended(self) -> AttemptEnded | None:
+        """Return how the last attempt ended, None while the job is queued or claimed."""
+        return self.attempts[-1].ended if self.standing == "ended" else None
+
 
 class BudgetState(Frozen):
     """Integer nano-USD of one run: what is settled and what is held."""
@@ -65,6 +82,8 @@ class BudgetState(Frozen):
     settled_nano_usd: int = 0
     held: dict[str, int] = Field(default_factory=dict)
     """Reservations without a settlement, by `<job_id>/<attempt>/<call_id>`."""
+    settled_calls: dict[str, int] = Field(default_factory=dict)
+    """What each settled call cost, by the same key: a repeated request changes nothing."""
     usage: Usage = Usage()
     unsettled_calls: int = 0
     warned: bool = False
@@ -94,6 +113,8 @@ class RunState(Frozen):
     """By job id, in the order they were dispatched."""
     joined: dict[str, str] = Field(default_factory=dict)
     """Joined commit by `<stage>-<round>` of the stage that waited for it."""
+    joins: dict[str, str] = Field(default_factory=dict)
+    """The same commits by `+`-joined parents."""
     budget: BudgetState
     landed_commit: str | None = None
     delivered: bool = False
@@ -108,6 +129,10 @@ class RunState(Frozen):
     end_check: str = ""
     end_reason: str = ""
     stop_requested: Literal["cancel", "park"] | None = None
+    stop_reason: str = ""
+    step_failed: StepFailed | None = None
+    """Why the line closes although nobody asked; cleared by a resume."""
+    delivery_failed: bool = False
 
     def latest(self, stage: str) -> JobState | None:
         """Return a stage's job of the highest round, None if it has none."""
