@@ -1,0 +1,166 @@
+"""A run's events as spans: the supervisor's part of the one trace (TRACING.md §2); where they go is `trace_sink`.
+
+Long spans get ids derived from the run, so that a resumed supervisor ends the very span a dead one announced. They are made
+when they end, from the events alone; what crashed in between is made at the run's end.
+"""
+
+from collections.abc import Callable
+
+from opentelemetry.trace import SpanKind
+
+from sandbox.contract.ids import attempt_path, span_id
+from sandbox.telemetry import Attribute, Context, Spans
+from supervisor.pipeline.events import (
+    AnyEvent,
+    AttemptEnded,
+    JobDispatched,
+    JobJudged,
+    Joined,
+    RunAccepted,
+    RunLanded,
+    RunParked,
+    RunResumed,
+)
+from supervisor.pipeline.run import FINAL, AttemptState, JobState, RunState
+
+RESULTS = {"landed": "success", "failed": "failure", "cancelled": "cancellation", "parked": "timeout"}
+_TASK_TYPE = {"validate": "test", "baseline": "test", "red-check": "test", "land": "deploy"}
+
+
+class RunTrace:
+    """Turns events of runs into spans as they happen; one per supervisor."""
+
+    def __init__(self, spans: Spans, store: Callable[[str, bytes], None]) -> None:
+        """Make spans with `spans` and give each run's gzip OTLP payloads to `store(run_id, payload)`."""
+        self._spans = spans
+        self._store = store
+        self._made: set[str] = set()
+
+    def follow(self, run: RunState, event: AnyEvent) -> None:
+        """Take one event, `run` being the state after it."""
+        match event:
+            case RunAccepted() | RunResumed():
+                self._announce(run, event)
+            case JobDispatched():
+                self._instant(
+                    run, f"send andon.job.{_pool(run, event.stage)}", event.at, SpanKind.CLIENT, {"andon.stage.name": event.stage}
+                )
+            case AttemptEnded() if run.state in FINAL or run.state == "parked" or not _awaits_judgement(run, event):
+                self._attempts(run, run.jobs[event.job_id])
+            case JobJudged():
+                self._attempts(run, run.jobs[event.job_id])
+            case Joined():
+                self._instant(
+                    run, "merge", event.at, SpanKind.INTERNAL, {"vcs.ref.head.revision": event.commit, "andon.stage.name": event.stage}
+                )
+            case RunLanded():
+                attributes: dict[str, Attribute] = {"vcs.ref.head.name": event.branch, "vcs.ref.head.revision": event.commit}
+                self._instant(run, "commit", event.at, SpanKind.INTERNAL, attributes)
+            case _:
+                pass
+        if run.state in FINAL and run.ended_at is not None and (run.state != "landed" or run.delivered):
+            self._finish(run, run.ended_at)
+        elif isinstance(event, RunParked):
+            for job in run.jobs.values():
+                self._attempts(run, job)
+        payload = self._spans.drain(run.trace_id)
+        if payload:
+            self._store(run.run_id, payload)
+
+    def _announce(self, run: RunState, event: RunAccepted | RunResumed) -> None:
+        what = "started" if isinstance(event, RunAccepted) else "resumed"
+        self._instant(run, f"RUN {run.pipeline.name} ({what})", event.at, SpanKind.INTERNAL, _identity(run))
+
+    def _instant(self, run: RunState, name: str, at: float, kind: SpanKind, attributes: dict[str, Attribute]) -> None:
+        span = self._spans.start(name, trace_id=run.trace_id, parent=span_id(run.run_id), kind=kind, start=at, attributes=attributes)
+        span.end(at)
+
+    def _attempts(self, run: RunState, job: JobState) -> None:
+        """Make the stage spans of a job's ended attempts, each once."""
+        for attempt in job.attempts:
+            path = attempt_path(run.run_id, job.stage, job.round, attempt.attempt)
+            if attempt.ended is None or path in self._made:
+                continue
+            self._made.add(path)
+            self._stage(run, job, attempt, path)
+
+    def _stage(self, run: RunState, job: JobState, attempt: AttemptState, path: str) -> None:
+        ended = attempt.ended
+        if ended is None:
+            return
+        last = attempt is job.attempts[-1]
+        passed = last and job.verdict == "pass"
+        previous = attempt_path(run.run_id, job.stage, job.round, attempt.attempt - 1)
+        span = self._spans.start(
+            f"stage {job.stage}",
+            trace_id=run.trace_id,
+            parent=span_id(run.run_id),
+            span_id=span_id(path),
+            start=job.dispatched_at if attempt.attempt == 1 else attempt.started_at,
+            links=(Context(run.trace_id, span_id(previous)),) if attempt.attempt > 1 else (),
+            attributes={
+                "cicd.pipeline.task.name": job.stage,
+                "cicd.pipeline.task.type": _TASK_TYPE.get(job.role, "build"),
+                "cicd.pipeline.task.run.id": path,
+                "cicd.pipeline.task.run.result": "success" if passed else "failure",
+                "andon.stage.name": job.stage,
+                "andon.round": job.round,
+                "andon.attempt": attempt.attempt,
+                "andon.cost.usd": attempt.cost_nano_usd / 1e9,
+                "andon.outcome": ended.outcome.value,
+                "andon.test.passed": job.tests.passed,
+                "andon.test.failed": job.tests.failed,
+            },
+        )
+        for finding in job.findings[:20] if last else ():
+            span.event("finding", {"andon.check.name": finding.check, "message": finding.message[:500]}, at=job.judged_at)
+        error = None if passed else (f"verdict_{job.verdict}" if last and job.verdict else ended.outcome.value)
+        span.end(job.judged_at if last and job.judged_at else ended.ended_at, error_type=error)
+
+    def _finish(self, run: RunState, at: float) -> None:
+        if run.run_id in self._made:
+            return
+        for job in run.jobs.values():
+            self._attempts(run, job)
+        self._made.add(run.run_id)
+        result = RESULTS[run.state]
+        root = self._spans.start(
+            f"RUN {run.pipeline.name}",
+            trace_id=run.trace_id,
+            parent=None,
+            span_id=span_id(run.run_id),
+            kind=SpanKind.SERVER,
+            start=run.accepted_at,
+            attributes={
+                **_identity(run),
+                "cicd.pipeline.result": result,
+                "gen_ai.operation.name": "invoke_workflow",
+                "gen_ai.workflow.name": run.pipeline.name,
+                "andon.usage.input_tokens": run.budget.usage.input_tokens,
+                "andon.usage.output_tokens": run.budget.usage.output_tokens,
+                "andon.cost.usd": run.budget.settled_nano_usd / 1e9,
+            },
+        )
+        root.end(at, error_type=None if result == "success" else (run.end_check or run.state))
+
+
+def _identity(run: RunState) -> dict[str, Attribute]:
+    return {
+        "cicd.pipeline.name": run.pipeline.name,
+        "cicd.pipeline.action.name": "RUN",
+        "cicd.pipeline.run.id": run.run_id,
+        "andon.run.id": run.run_id,
+        "andon.feature": run.intent.feature,
+        "vcs.ref.head.name": run.branch,
+        "vcs.ref.base.name": run.intent.base_name,
+        "vcs.ref.base.revision": run.intent.base_commit,
+    }
+
+
+def _pool(run: RunState, stage: str) -> str:
+    return next((each.pool for each in run.pipeline.stages if each.name == stage), "default")
+
+
+def _awaits_judgement(run: RunState, event: AttemptEnded) -> bool:
+    job = run.jobs[event.job_id]
+    return job.verdict is None and job.attempts[-1].attempt == event.attempt
