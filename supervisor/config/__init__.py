@@ -1,0 +1,16 @@
+"""What a process is configured with (`settings`) and where its state lies (`state`); nothing else reads the environment."""
+
+from supervisor.config.settings import ENVIRONMENT, PROVIDER_ENVIRONMENT, Config, load, nano_usd, parse_usd
+from supervisor.config.state import StateDirectory, socket_directory, write_atomically
+
+__all__ = [
+    "ENVIRONMENT",
+    "PROVIDER_ENVIRONMENT",
+    "Config",
+    "StateDirectory",
+    "load",
+    "nano_usd",
+    "parse_usd",
+    "socket_directory",
+    "write_atomically",
+]
