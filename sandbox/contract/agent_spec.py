@@ -7,6 +7,7 @@ from pydantic import Field
 from sandbox.contract.model import Frozen
 
 CacheTtl = Literal["5m", "1h"]
+ToolName = Literal["bash", "edit"]
 
 
 class AgentSpec(Frozen):
@@ -19,6 +20,8 @@ class AgentSpec(Frozen):
     """The whole system prompt; byte-identical for every attempt of a stage kind, so that it is cached."""
     prompt: str
     """The first user message; volatile text belongs here, not in `system`."""
+    tools: tuple[ToolName, ...] = ("bash", "edit")
+    """What the agent may use besides `submit`, which it always has."""
     steps_max: int = Field(25, ge=1, le=1000)
     """Model calls in one attempt."""
     output_tokens_max: int = Field(16_000, ge=256, le=128_000)

@@ -1,0 +1,46 @@
+"""What both kinds of attempt share: read the assignment, make the private repository, dispatch, submit."""
+
+import socket
+import sys
+import traceback
+
+from sandbox.contract.job import Assignment, Submission
+from sandbox.inside import gateway_client, workspace_git
+from sandbox.inside.paths import Paths, base_environment
+
+
+def run(root: str, pending: socket.socket) -> int:
+    """Do what the assignment says and deliver the submission; return the exit status, 0 if it was accepted."""
+    paths = Paths.below(root)
+    gateway = str(paths.gateway)
+    assignment = Assignment.model_validate_json(gateway_client.wait_assignment(gateway, pending))
+    say(f"{assignment.kind} {assignment.job_id} attempt {assignment.attempt}")
+    try:
+        submission = _work(assignment, paths)
+    except Exception as error:  # noqa: BLE001 - whatever broke, the executor gets to know it by a submission rather than by silence
+        traceback.print_exc()
+        submission = Submission(status="error", summary=f"{type(error).__name__}: {error}"[:2_000])
+    say(f"submit {submission.status} after {submission.steps} steps")
+    gateway_client.post_submission(gateway, submission.model_dump_json().encode())
+    return 0
+
+
+def _work(assignment: Assignment, paths: Paths) -> Submission:
+    environment = base_environment(paths) | assignment.tool_env
+    repository = workspace_git.begin(paths.workspace, environment)
+    match assignment.kind:
+        case "agent":
+            from sandbox.inside.agent.start import run_agent  # imports the SDK: only for an agent, never for checks
+
+            return run_agent(assignment, paths, environment, repository, say)
+        case "checks":
+            from sandbox.inside.checks.runner import run_checks
+
+            say(repository.wait())
+            return run_checks(assignment, paths, environment, say)
+
+
+def say(line: str) -> None:
+    """Write one line of the container's log, at most 400 characters."""
+    sys.stdout.write(line.replace("\n", " ")[:400] + "\n")
+    sys.stdout.flush()
