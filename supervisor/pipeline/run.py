@@ -58,6 +58,7 @@ class JobState(Frozen):
     tests: TestCounts = TestCounts()
     evidence: BlobRef | None = None
     judged_at: float | None = None
+    usage_error: bool = False
 
     @property
     def is_done(self) -> bool:
