@@ -1,0 +1,1 @@
+"""A small HTTP API that keeps short notes in memory."""
