@@ -1,5 +1,7 @@
 """Every NATS name Andon uses, in one place (NATS.md §1); low-cardinality on purpose: ids travel in payloads."""
 
+import re
+
 STREAM_JOBS = "JOBS"
 STREAM_RESULTS = "RESULTS"
 STREAM_EVENTS = "EVENTS"
@@ -8,6 +10,10 @@ STREAM_TEL = "TEL"
 KV_EXECUTORS = "EXECUTORS"
 KV_LEASES = "LEASES"
 LEASE_SUPERVISOR = "supervisor"
+
+SYS_CONNECT = "andon.sys.connect"
+"""The broker's own notice that an executor's connection opened, as the FLEET account sees it."""
+SYS_DISCONNECT = "andon.sys.disconnect"
 
 RPC_INTENT = "andon.rpc.intent"
 RPC_STOP = "andon.rpc.stop"
@@ -54,3 +60,31 @@ def budget(executor: str) -> str:
 def control(executor: str, verb: str) -> str:
     """Return the subject of a control message (`cancel` or `drain`) to one executor."""
     return f"andon.ctl.{executor}.{verb}"
+
+
+def progress(executor: str) -> str:
+    """Return the core subject an executor says on what its attempts do; nothing stores it, so it may be lost."""
+    return f"andon.progress.{executor}"
+
+
+def life_sign(executor: str) -> str:
+    """Return the key-value subject of one executor's heartbeat."""
+    return f"$KV.{KV_EXECUTORS}.{executor}"
+
+
+def lease(name: str) -> str:
+    """Return the key-value subject of one lease, e.g. the supervisors'."""
+    return f"$KV.{KV_LEASES}.{name}"
+
+
+_ACK = re.compile(r"\$JS\.ACK\.JOBS\.([a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?)(?:\.[0-9]{1,20}){5}")
+
+
+def pool_of_ack(ack_subject: str) -> str | None:
+    """Return the pool a delivered job's ack subject belongs to, None if it is not an ack subject of a job.
+
+    An executor hands this subject to the supervisor, which publishes on it: an unchecked one would let the executor
+    choose where the supervisor writes.
+    """
+    match = _ACK.fullmatch(ack_subject)
+    return match[1] if match else None

@@ -1,0 +1,80 @@
+"""Who a process is to the broker, and the file that says so (`NAME.andon.json`, DECISIONS D4); not how keys are made (`sandbox/bus`)."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Self, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from sandbox.contract.errors import ConfigError
+from sandbox.contract.ids import ExecutorName, PoolName
+from sandbox.contract.model import Frozen
+
+FILE_SUFFIX = ".andon.json"
+FILE_BYTES_MAX = 64 << 10
+
+
+class Credentials(Frozen):
+    """A broker's address and one user's key to it: an nkey seed, or a JWT credentials file of a foreign cluster."""
+
+    url: str = Field(pattern=r"^(nats|tls|ws|wss)://")
+    nkey_seed: str | None = Field(None, repr=False, pattern=r"^SU[A-Z2-7]{56}$")
+    creds_file: Path | None = None
+    """Where `NATS_CREDS` pointed when it holds a JWT and its key; NATS reads it again at each reconnect."""
+    ca: str | None = None
+    """PEM text of the authority that signed the broker's certificate; None: the system's."""
+
+    @model_validator(mode="after")
+    def _has_one_key(self) -> Self:
+        if (self.nkey_seed is None) == (self.creds_file is None):
+            raise ValueError("give nkey_seed or creds_file, one of them")
+        return self
+
+
+class SupervisorCredentials(Credentials):
+    """A user of the FLEET account: supervisors, and the CLI of whoever may ask them."""
+
+
+class ExecutorCredentials(Credentials):
+    """A user of the EXEC account, who may pull from `pools` and speak as `executor`."""
+
+    executor: ExecutorName
+    pools: tuple[PoolName, ...] = Field(("default",), min_length=1, max_length=64)
+
+
+AnyCredentials = TypeVar("AnyCredentials", bound=Credentials)
+
+
+def read_credentials(path: Path, kind: type[AnyCredentials]) -> AnyCredentials:
+    """Read a credentials file.
+
+    Raises:
+        ConfigError: Absent, larger than 64 KiB, readable by others, or not credentials of this kind.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            data = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"credentials {path}: {error.strerror}") from error
+    if mode & 0o077:
+        raise ConfigError(f"credentials {path} can be read by others (mode {mode:o}); run 'chmod 600 {path}'")
+    if len(data) > FILE_BYTES_MAX:
+        raise ConfigError(f"credentials {path} is larger than {FILE_BYTES_MAX} bytes")
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]  # never echo a key
+        where = ".".join(str(part) for part in problem["loc"]) or "file"
+        raise ConfigError(f"credentials {path}: {where}: {problem['msg']}") from None
+
+
+def write_credentials(path: Path, credentials: Credentials) -> None:
+    """Write a credentials file that only its owner can read, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(credentials.model_dump_json(indent=2, exclude_none=True) + "\n")
+    temporary.replace(path)
