@@ -3,11 +3,10 @@
 The same pure function runs on the executor and again in the supervisor (DECISIONS G1, G3).
 """
 
-import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sandbox.contract.errors import UnsafePath
 from sandbox.contract.model import Frozen
@@ -19,19 +18,28 @@ class WriteScope(Frozen):
     """Ordered glob patterns; the last match wins, `!` denies, an empty scope allows nothing.
 
     `*` and `?` stay within one path component, `**` spans components; a pattern is anchored at the repository root.
+    A denying pattern matches whatever the case of the letters: `Makefile` and `makefile` are one file on some systems.
     Only globs, never regular expressions: a pattern cannot be made slow (ABUSE A07).
     """
 
     patterns: tuple[str, ...] = Field((), max_length=500)
 
+    @field_validator("patterns")
+    @classmethod
+    def _can_match(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            _refuse_unmatchable(pattern.removeprefix("!"))
+        return patterns
+
     def allows(self, path: str) -> bool:
         """Return whether the last pattern that matches `path` allows it."""
-        verdict = False
-        for pattern in self.patterns:
+        parts = tuple(path.split("/"))
+        folded = tuple(path.casefold().split("/"))
+        for pattern in reversed(self.patterns):
             denied = pattern.startswith("!")
-            if matches(path, pattern[1:] if denied else pattern):
-                verdict = not denied
-        return verdict
+            if _match(folded, _components(pattern[1:].casefold())) if denied else _match(parts, _components(pattern)):
+                return not denied
+        return False
 
 
 def offending_paths(changed: Iterable[str], scope: WriteScope) -> list[str]:
@@ -56,7 +64,8 @@ def checked_path(path: str) -> str:
     parts = path.split("/")
     if not path or any(part in {"", ".", ".."} for part in parts):
         raise UnsafePath(f"path {path!r} is absolute, empty or climbs")
-    if any(part.lower() == ".git" for part in parts):
+    # Windows drops trailing dots and spaces, and knows `.git` by its short name too.
+    if any(part.lower().rstrip(". ") in {".git", "git~1"} for part in parts):
         raise UnsafePath(f"path {path!r} is under .git")
     if "\0" in path or "\\" in path:
         raise UnsafePath(f"path {path!r} holds a NUL or a backslash")
@@ -65,11 +74,28 @@ def checked_path(path: str) -> str:
 
 def matches(path: str, pattern: str) -> bool:
     """Return whether one glob matches a whole path; `docs/**` also matches nothing but what is below `docs`."""
-    return _match(tuple(path.split("/")), tuple(pattern.split("/")))
+    return _match(tuple(path.split("/")), _components(pattern))
+
+
+def _refuse_unmatchable(glob: str) -> None:
+    if len(glob) > PATTERN_CHARS_MAX:
+        raise ValueError(f"glob of {len(glob)} characters; at most {PATTERN_CHARS_MAX}")
+    if any(part in {"", ".", ".."} for part in glob.split("/")) or "\0" in glob or "\\" in glob:
+        raise ValueError(
+            f"glob {glob!r} can match nothing: give it relative to the repository root, '/' between components, "
+            "'**' for everything below a directory"
+        )
+
+
+@lru_cache(maxsize=4096)
+def _components(pattern: str) -> tuple[str, ...]:
+    return tuple(pattern.split("/"))
 
 
 def _match(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     """Match component by component, in O(len(path) * len(pattern)) by remembering reachable pattern positions."""
+    if "**" not in pattern:
+        return len(path) == len(pattern) and all(_component_matches(part, glob) for part, glob in zip(path, pattern, strict=True))
     positions = _with_empty_stars({0}, pattern)
     for part in path:
         following: set[int] = set()
@@ -80,8 +106,10 @@ def _match(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
                 following.add(at)
                 if at == len(pattern) - 1:  # a final `**` has to consume at least one component
                     following.add(at + 1)
-            elif _component(pattern[at]).fullmatch(part):
+            elif _component_matches(part, pattern[at]):
                 following.add(at + 1)
+        if not following:
+            return False
         positions = _with_empty_stars(following, pattern)
     return len(pattern) in positions
 
@@ -97,10 +125,25 @@ def _with_empty_stars(positions: set[int], pattern: tuple[str, ...]) -> set[int]
     return reached
 
 
-@lru_cache(maxsize=4096)
-def _component(glob: str) -> re.Pattern[str]:
-    if len(glob) > PATTERN_CHARS_MAX:
-        raise UnsafePath(f"glob component of {len(glob)} characters; at most {PATTERN_CHARS_MAX}")
-    # Runs of stars are collapsed, so that the compiled expression backtracks at most quadratically over one component.
-    collapsed = re.sub(r"\*+", "*", glob)
-    return re.compile("".join({"*": "[^/]*", "?": "[^/]"}.get(char, re.escape(char)) for char in collapsed), re.DOTALL)
+def _component_matches(name: str, glob: str) -> bool:
+    """Match one component in O(len(name) * len(glob)): only the last star is ever retried, which is enough for globs.
+
+    A regular expression would backtrack once per star: `*a*a*a…` then takes time exponential in the stars.
+    """
+    if "*" not in glob and "?" not in glob:
+        return name == glob
+    at_name = at_glob = retry_name = 0
+    star = -1
+    while at_name < len(name):
+        if at_glob < len(glob) and glob[at_glob] == "*":
+            star, retry_name = at_glob, at_name
+            at_glob += 1
+        elif at_glob < len(glob) and glob[at_glob] in ("?", name[at_name]):
+            at_name += 1
+            at_glob += 1
+        elif star >= 0:
+            retry_name += 1
+            at_name, at_glob = retry_name, star + 1
+        else:
+            return False
+    return not glob[at_glob:].strip("*")
