@@ -1,0 +1,40 @@
+"""The only place that runs git (`process`), and what the rest reads and writes with it (`objects`)."""
+
+from sandbox.git.objects import LISTING_BYTES_MAX, NO_OBJECT, ImportStream, ObjectReader, commit_tree, list_tree, objects_reader, sizes
+from sandbox.git.process import (
+    ANDON,
+    VERSION_RECOMMENDED,
+    VERSION_REQUIRED,
+    Git,
+    GitOutputTooLarge,
+    Identity,
+    Owner,
+    checked_sha,
+    is_sha,
+    require_version,
+    version,
+)
+from sandbox.git.thread import in_thread
+
+__all__ = [
+    "ANDON",
+    "LISTING_BYTES_MAX",
+    "NO_OBJECT",
+    "VERSION_RECOMMENDED",
+    "VERSION_REQUIRED",
+    "Git",
+    "GitOutputTooLarge",
+    "Identity",
+    "ImportStream",
+    "ObjectReader",
+    "Owner",
+    "checked_sha",
+    "commit_tree",
+    "in_thread",
+    "is_sha",
+    "list_tree",
+    "objects_reader",
+    "require_version",
+    "sizes",
+    "version",
+]
