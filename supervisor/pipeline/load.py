@@ -197,13 +197,15 @@ def _role(form: _StageForm, at: str) -> Role:
     """Return what the stage is for: its `role`, else what its agent, its type or its name says."""
     if form.role is not None:
         return form.role
-    if form.type == "builtin" or form.command is not None:
-        return "land" if form.name == "land" and form.command is None else "validate"
+    if form.type == "builtin":
+        return "land" if form.name == "land" else "validate"
     for name in (form.agent, form.name):
         known = _ALIASES.get(name or "", name)
         for role in get_args(Role):
             if known == role:
                 return cast(Role, role)
+    if form.command is not None and form.agent is None:
+        return "validate"
     raise ConfigError(
         f"{at}: role: agent {form.agent!r} says nothing of the stage's role; add `role:` with one of {', '.join(get_args(Role))}"
     )
