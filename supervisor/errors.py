@@ -68,6 +68,25 @@ class Interrupted(AndonError):
     exit_code: ClassVar[int] = 130
 
 
+def error_for(exit_code: int, message: str) -> AndonError:
+    """Return the error that a supervisor's refusal stands for."""
+    kinds: dict[int, type[AndonError]] = {
+        ExitCode.GATE_FAILED: Rejected,
+        ExitCode.USAGE: UsageError,
+        ExitCode.BUDGET: BudgetExhausted,
+        ExitCode.CONFLICT: ConflictError,
+    }
+    return kinds.get(exit_code, InfrastructureError)(message)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return what a command ends with that fails with `error`; a bug of ours counts as infrastructure."""
+    cause = root_cause(error)
+    if isinstance(cause, AndonError):
+        return cause.exit_code
+    return ExitCode.INTERRUPTED if isinstance(cause, KeyboardInterrupt) else ExitCode.INFRASTRUCTURE
+
+
 def root_cause(error: BaseException) -> BaseException:
     """Return the first `AndonError` or `KeyboardInterrupt` inside nested exception groups, else the error itself."""
     if not isinstance(error, BaseExceptionGroup):
@@ -94,5 +113,7 @@ __all__ = [
     "Rejected",
     "UnknownRun",
     "UsageError",
+    "error_for",
+    "exit_code_of",
     "root_cause",
 ]
