@@ -1,0 +1,282 @@
+"""The lifetime of one attempt at its gateway: who may talk, what was assigned, submitted, spent and recorded; not how a call is made.
+
+The socket is the identity (DECISIONS D6): its directory belongs to one attempt, the kernel names the peer, and nothing
+secret is ever on it. The routes of the program inside (assignment, model, submission) belong to the first process that
+used one of them (D18); another process of the same sandbox gets 403 there.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from pydantic import ValidationError
+
+from sandbox.contract.errors import UsageError
+from sandbox.contract.job import Assignment, Submission
+from sandbox.contract.result import Usage
+from sandbox.contract.wire import Ledger
+from sandbox.gateway.cassette import CassetteSource, Replay
+from sandbox.gateway.connection import Exchange
+from sandbox.gateway.model_proxy import Gate, ModelProxy
+from sandbox.gateway.peer import Peer
+from sandbox.gateway.policy import Policy
+from sandbox.gateway.refusal import Refusal
+from sandbox.gateway.server import Route, Server
+from sandbox.gateway.strict_json import parse_strictly
+from sandbox.gateway.tally import CallReport, Failure, Tally, View
+from sandbox.gateway.terms import Terms, Tuning
+from sandbox.gateway.upstream import Provider, Source, Upstream
+
+log = logging.getLogger(__name__)
+
+SOCKET_NAME = "gateway.sock"
+SUBMISSION_BYTES_MAX = 64 * 1024
+SETTLE_GRACE_S = 5.0
+"""Beyond the drain: for the settlement of a call whose drain took all its time."""
+TRACES_REQUEST_BYTES_MAX = 1 << 20
+TRACES_BYTES_MAX = 10 << 20
+"""In one attempt; beyond it traces are refused and counted."""
+
+
+class Session:
+    """An async context manager: inside it the socket answers; leaving it finishes the calls that are on their way."""
+
+    def __init__(
+        self,
+        directory: Path,
+        policy: Policy | None,
+        ledger: Ledger,
+        model: Upstream | Replay | None,
+        *,
+        stage: str,
+        round_: int,
+        peer_uid: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        record: bool = False,
+        on_traces: Callable[[bytes], None] | None = None,
+        on_call: Callable[[CallReport], None] | None = None,
+        tuning: Tuning | None = None,
+    ) -> None:
+        """Prepare the gateway of one attempt.
+
+        Args:
+            directory: Where the socket is made; it exists, only we can write to it, and the sandbox sees it read-only.
+            policy: What may be asked of the model; None, as with `model`: there is no model route at all (checks jobs).
+            ledger: Where money is asked for.
+            model: The provider, or a cassette at this stage and round.
+            stage: The stage recorded calls belong to.
+            round_: Its round.
+            peer_uid: The only uid that may connect; None: any.
+            headers: x-andon-* headers for the provider.
+            record: Keep every call for a cassette.
+            on_traces: Takes each body of `POST /v1/traces` as it came: untrusted bytes. It must not block.
+            on_call: Told of every model call after it was settled. It must not block.
+            tuning: Prices, clock and waits, for tests.
+
+        Raises:
+            UsageError: The policy's model has no price.
+        """
+        self._tuning = tuning or Tuning()
+        if policy and model and not self._tuning.prices.knows(policy.model):
+            raise UsageError(f"model {policy.model!r} has no price: use one of sandbox/contract/prices.toml, or add its rates there")
+        self._path = directory / SOCKET_NAME
+        self._terms = Terms(policy, stage, round_, record, on_call, self._tuning) if policy else None
+        self._ledger = ledger
+        self._model = model
+        self._peer_uid = peer_uid
+        self._headers = dict(headers or {})
+        self._on_traces = on_traces
+        self._tally = Tally()
+        self._gate = Gate()
+        self._owner: Peer | None = None
+        self._assignment: Assignment | None = None
+        self._is_assigned = asyncio.Event()
+        self._is_submitted = asyncio.Event()
+        self._submission: Submission | None = None
+        self._first_byte_at: float | None = None
+        self._traces_bytes = 0
+        self._traces_refused = 0
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        routes: dict[tuple[str, str], Route] = {
+            ("GET", "/healthz"): self._answer_health,
+            ("POST", "/v1/traces"): self._answer_traces,
+            ("GET", "/andon/assignment"): self._owned(self._answer_assignment),
+            ("POST", "/andon/submit"): self._owned(self._answer_submission),
+        }
+        async with AsyncExitStack() as stack:
+            if self._terms and self._model:
+                proxy = ModelProxy(self._terms, await self._source(self._model, stack), self._ledger, self._tally, self._gate)
+                routes["POST", "/v1/messages"] = self._owned(proxy.messages)
+                routes["POST", "/v1/messages/count_tokens"] = self._owned(proxy.count_tokens)
+            server = Server(
+                self._path,
+                routes,
+                peer_uid=self._peer_uid,
+                timeouts=self._tuning.client,
+                on_bytes=self._note_byte,
+                drain_timeout_s=self._tuning.drain_s + SETTLE_GRACE_S,
+            )
+            await stack.enter_async_context(server)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._gate.end()
+        self._is_assigned.set()
+        await self._stack.aclose()
+
+    def assign(self, assignment: Assignment) -> None:
+        """Give the program inside its work; until then its polls wait.
+
+        Raises:
+            RuntimeError: It has some already.
+        """
+        if self._assignment:
+            raise RuntimeError("an attempt is assigned once")
+        self._assignment = assignment
+        self._is_assigned.set()
+
+    def suspend(self) -> None:
+        """Grant no further model call until `resume`; calls on their way are finished (DECISIONS D2)."""
+        self._gate.is_open.clear()
+
+    def resume(self) -> None:
+        """Grant model calls again."""
+        self._gate.is_open.set()
+
+    async def wait_submitted(self) -> Submission:
+        """Wait for the submission; bounded by the caller."""
+        await self._is_submitted.wait()
+        if self._submission is None:
+            raise RuntimeError("submitted without a submission")
+        return self._submission
+
+    @property
+    def submission(self) -> Submission | None:
+        """What the program inside submitted: untrusted."""
+        return self._submission
+
+    @property
+    def view(self) -> View:
+        """What the attempt is doing now."""
+        return self._tally.view
+
+    @property
+    def first_byte_at(self) -> float | None:
+        """Unix seconds of the first byte on the socket."""
+        return self._first_byte_at
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all settled calls."""
+        return self._tally.usage
+
+    @property
+    def cost_nano_usd(self) -> int:
+        """Cost of all settled calls."""
+        return self._tally.cost_nano_usd
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why model calls cannot succeed any more, if so."""
+        return self._tally.failure
+
+    @property
+    def divergences(self) -> int:
+        """Replayed turns whose tool output differed from the recording."""
+        return self._tally.divergences
+
+    @property
+    def unsettled_calls(self) -> int:
+        """Calls that were charged in full because their figure was lost or could not be priced."""
+        return self._tally.unsettled_calls
+
+    @property
+    def anomalies(self) -> tuple[str, ...]:
+        """Why calls could not be priced."""
+        return tuple(self._tally.anomalies)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """What did not fit: recorded calls, requests with traces."""
+        return {"records": self._tally.records_dropped, "traces": self._traces_refused}
+
+    @property
+    def pinned_to(self) -> Literal["process", "uid", "nobody"]:
+        """Whom the owned routes are pinned to; `uid`: the peer's process is not visible from here (D18)."""
+        if self._owner is None:
+            return "nobody"
+        return "process" if self._owner.pid and self._owner.started_ticks else "uid"
+
+    def recording(self) -> bytes:
+        """Return the recorded calls as JSON lines (`contract/cassette.load_recording`)."""
+        return self._tally.recording()
+
+    async def _source(self, model: Upstream | Replay, stack: AsyncExitStack) -> Source:
+        if isinstance(model, Replay):
+            return CassetteSource(model, self._tally)
+        return Provider(model, await stack.enter_async_context(model.client()), self._headers)
+
+    def _owned(self, route: Route) -> Route:
+        async def checked(exchange: Exchange) -> None:
+            self._owner = self._owner or exchange.peer
+            if exchange.peer != self._owner:
+                log.warning("gateway.second_peer", extra={"pid": exchange.peer.pid, "owner": self._owner.pid, "target": exchange.target})
+                raise Refusal(403, "permission_error", "this route belongs to another process", retry=False)
+            await route(exchange)
+
+        return checked
+
+    def _note_byte(self) -> None:
+        if self._first_byte_at is None:
+            self._first_byte_at = self._tuning.now()
+
+    async def _answer_health(self, exchange: Exchange) -> None:
+        await exchange.reply(200, b'{"status":"ok"}')
+
+    async def _answer_assignment(self, exchange: Exchange) -> None:
+        try:
+            async with asyncio.timeout(self._tuning.assignment_poll_s):
+                await self._is_assigned.wait()
+        except TimeoutError:
+            await exchange.start(204, [])
+            await exchange.end()
+            return
+        if self._assignment:
+            await exchange.reply(200, self._assignment.model_dump_json().encode())
+
+    async def _answer_submission(self, exchange: Exchange) -> None:
+        body = await exchange.read_body(SUBMISSION_BYTES_MAX)
+        try:
+            parse_strictly(body)
+            submission = Submission.model_validate_json(body)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            raise _refused_submission(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+        except ValueError as error:
+            raise _refused_submission(str(error)) from error
+        if self._submission:
+            raise Refusal(409, "invalid_request_error", "this attempt has submitted already", retry=False)
+        self._submission = submission
+        self._is_submitted.set()
+        await exchange.reply(200, b'{"accepted":true}')
+
+    async def _answer_traces(self, exchange: Exchange) -> None:
+        body = await exchange.read_body(TRACES_REQUEST_BYTES_MAX)
+        if self._traces_bytes + len(body) > TRACES_BYTES_MAX:
+            self._traces_refused += 1
+            raise Refusal(429, "rate_limit_error", f"this attempt has sent its {TRACES_BYTES_MAX} bytes of traces", retry=False)
+        self._traces_bytes += len(body)
+        if self._on_traces:
+            self._on_traces(body)
+        await exchange.reply(200, b"{}")
+
+
+def _refused_submission(why: str) -> Refusal:
+    return Refusal(400, "invalid_request_error", f"the submission is refused: {why[:400]}", retry=False)
