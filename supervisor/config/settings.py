@@ -190,7 +190,9 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> UsageError
     key = str(first["loc"][0]) if first["loc"] else "configuration"
     origin = origins.get(key, "default")
     message = str(first["msg"]).removeprefix("Value error, ")
-    return (UsageError if origin.startswith("flag") else ConfigError)(f"{origin}: {key}: {message}")
+    if origin.startswith("flag"):
+        return UsageError(f"{origin.removeprefix('flag ')}: {message}")
+    return ConfigError(f"{origin}: {key}: {message}")
 
 
 def _from_text(key: str, text: str) -> object:
