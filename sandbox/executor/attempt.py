@@ -28,7 +28,7 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
         with account.processing():
             async with (
                 account.timed("workspace prepare", prepared(host, job, slot)) as inputs,
-                gateway(host, job, grant, slot, account) as session,
+                gateway(host, job, grant, slot) as session,
             ):
                 image = await host.image_of(job)
                 async with (

@@ -11,7 +11,7 @@ from sandbox.contract.job import JobSpec
 from sandbox.contract.model import Frozen
 from sandbox.contract.wire import ExecutorLink
 from sandbox.executor.slots import SlotPool
-from sandbox.gateway.model_proxy import Upstream
+from sandbox.gateway.upstream import Upstream
 from sandbox.mirror import Mirror
 from sandbox.runtime.container_spec import Runtime
 from sandbox.telemetry import Spans

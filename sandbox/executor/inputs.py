@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from sandbox.executor.config import Host
 from sandbox.executor.slots import Slot
 from sandbox.workspace.provision import Manifest, provision
 from sandbox.workspace.quota import workspace_filesystem
+from sandbox.workspace.removal import remove_tree
 
 OUT_MIB = 64
 OUT_INODES_MAX = 2_000
@@ -43,7 +43,7 @@ async def prepared(host: Host, job: JobSpec, slot: Slot) -> AsyncIterator[Inputs
         manifest = await provision(host.mirror, job.base_commit, slot.workspace, uid=uid, gid=gid)
         await asyncio.to_thread(_write_bundle, slot.task, bundle, gid)
         try:
-            yield Inputs(manifest, (quota.missing,) if quota.missing else ())
+            yield Inputs(manifest, (quota.reason,) if quota.reason else ())
         finally:
             await asyncio.to_thread(_remove, slot.task)
 
@@ -55,19 +55,17 @@ async def _bundle(host: Host, job: JobSpec) -> TaskBundle:
 
 
 def _fresh(slot: Slot) -> None:
+    """Mark the slot as ours and make an empty task directory; the file systems see to the other two."""
     (slot.home / MARKER).touch(mode=0o600)
-    for directory in (slot.workspace, slot.task, slot.out):
-        _remove(directory)
-        directory.mkdir(mode=0o700)
+    _remove(slot.task)
+    slot.task.mkdir(mode=0o700)
 
 
 def _remove(directory: Path) -> None:
     """Remove one of a slot's own directories; a directory of anything else is refused (PEERS pain 1)."""
     if not (directory.parent / MARKER).is_file():
         raise InfrastructureError(f"{directory} is not in a slot of ours: not removed")
-    shutil.rmtree(directory, ignore_errors=False) if directory.is_dir() and not directory.is_symlink() else directory.unlink(
-        missing_ok=True
-    )
+    remove_tree(directory)
 
 
 def _write_bundle(task: Path, bundle: TaskBundle, gid: int) -> None:

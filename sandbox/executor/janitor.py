@@ -1,12 +1,12 @@
 """Removes what a dead executor of the same instance left: containers by label, mounts and directories of our own slots; nothing else."""
 
 import asyncio
-import shutil
 
 from sandbox.executor.config import Host
 from sandbox.executor.inputs import MARKER
 from sandbox.executor.slots import Slot
-from sandbox.workspace.quota import unmount
+from sandbox.workspace.quota import release_filesystem
+from sandbox.workspace.removal import remove_tree
 
 
 async def sweep(host: Host) -> list[str]:
@@ -22,12 +22,10 @@ def _clean(slot: Slot) -> list[str]:
         return []
     removed: list[str] = []
     for directory in (slot.workspace, slot.out):
-        if directory.is_mount():
-            unmount(directory)
-            removed.append(f"mount {directory}")
-    for directory in (slot.workspace, slot.task, slot.out):
-        if directory.is_dir() and not directory.is_symlink():
-            shutil.rmtree(directory)
+        if directory.exists():
+            release_filesystem(directory)
+            removed.append(f"directory {directory}")
+    remove_tree(slot.task)
     (slot.sockets / "gateway.sock").unlink(missing_ok=True)
     slot.lease_file.unlink(missing_ok=True)
     return removed

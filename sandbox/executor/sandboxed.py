@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from sandbox.contract.cassette import Cassette
 from sandbox.contract.errors import InfrastructureError
 from sandbox.contract.job import Assignment, JobSpec
 from sandbox.contract.wire import ClaimReply, ClaimRequest, Delivery
@@ -11,11 +12,11 @@ from sandbox.executor.account import Account
 from sandbox.executor.config import Host
 from sandbox.executor.lease import Lease
 from sandbox.executor.slots import Slot
-from sandbox.gateway.cassette import Replay, load
-from sandbox.gateway.model_proxy import Upstream
+from sandbox.gateway.cassette import Replay
 from sandbox.gateway.policy import Policy
-from sandbox.gateway.reservation import RpcLedger
+from sandbox.gateway.reservation import BudgetLedger
 from sandbox.gateway.session import Session
+from sandbox.gateway.upstream import Upstream
 from sandbox.runtime.container_spec import Sandbox, SlotSpec
 
 REMOVE_S = 30.0
@@ -40,16 +41,17 @@ def assignment_for(host: Host, job: JobSpec, grant: ClaimReply) -> Assignment:
 
 
 @asynccontextmanager
-async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot, account: Account) -> AsyncIterator[Session]:
+async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot) -> AsyncIterator[Session]:
     """Open the attempt's only way out; a checks job gets no model route."""
-    uid, gid = slot.owner
+    uid, _ = slot.owner
     session = Session(
         slot.sockets,
-        Policy.for_agent(job.agent) if job.agent else None,
-        RpcLedger(host.link, host.config.name, job.run_id, job.job_id, grant.attempt, grant.token),
+        Policy.of(job.agent) if job.agent else None,
+        BudgetLedger(host.link, executor=host.config.name, run_id=job.run_id, job_id=job.job_id, attempt=grant.attempt, token=grant.token),
         await _model(host, job),
+        stage=job.stage,
+        round_=job.round,
         peer_uid=uid,
-        peer_gid=gid,
         headers={
             "x-andon-run": job.run_id,
             "x-andon-stage": job.stage,
@@ -57,7 +59,7 @@ async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot, accou
             "x-andon-attempt": str(grant.attempt),
             "x-andon-job": job.job_id,
         },
-        observer=account.observer(),
+        record=job.record,
     )
     async with session:
         yield session
@@ -72,7 +74,7 @@ async def _model(host: Host, job: JobSpec) -> Upstream | Replay | None:
         return host.upstream
     if job.cassette is None:
         raise InfrastructureError(f"job {job.job_id} is a replay without a cassette")
-    return Replay(load(await host.link.get_blob(job.cassette)), job.stage, job.round)
+    return Replay(Cassette.load(await host.link.get_blob(job.cassette)), job.stage, job.round)
 
 
 @asynccontextmanager

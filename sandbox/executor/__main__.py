@@ -1,0 +1,115 @@
+"""Starts one executor: reads its arguments and environment once, makes every collaborator, works until told to stop."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from sandbox.bus import NatsExecutorLink
+from sandbox.contract.credentials import ExecutorCredentials, read_credentials
+from sandbox.contract.errors import AndonError
+from sandbox.executor.config import MIRROR_NAME, ExecutorConfig, Host
+from sandbox.executor.daemon import Daemon
+from sandbox.executor.images_of import ImageResolver
+from sandbox.executor.slots import NO_UID_OF_ITS_OWN, SlotPool
+from sandbox.gateway.upstream import Upstream
+from sandbox.mirror import Mirror
+from sandbox.runtime.docker import DockerRuntime
+from sandbox.telemetry import Spans
+
+UID_LOCKS = Path("/run/lock/andon")
+RELEASE = "0.1.0"
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> int:
+    """Run an executor; returns its exit code."""
+    options = _options(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        credentials = read_credentials(options.creds, ExecutorCredentials)
+        asyncio.run(_serve(_config(options, credentials, environment), credentials, environment, stop_at_once=options.embedded))
+    except AndonError as error:
+        sys.stderr.write(f"andon executor: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="andon executor", description="Join a fleet and run its jobs.")
+    parser.add_argument("--creds", type=Path, required=True, help="the NAME.andon.json that `andon fleet add` wrote")
+    parser.add_argument("--state", type=Path, required=True, help="directory of this executor's mirrors, slots and results")
+    parser.add_argument("--slots", type=int, default=2, help="attempts at once")
+    parser.add_argument("--label", action="append", default=[], metavar="K=V", help="what jobs may ask for")
+    parser.add_argument("--embedded", action="store_true", help="SIGTERM ends running attempts at once instead of draining")
+    return parser.parse_args(arguments)
+
+
+def _config(options: argparse.Namespace, credentials: ExecutorCredentials, environment: Mapping[str, str]) -> ExecutorConfig:
+    state = options.state.resolve()
+    as_root = os.getuid() == 0
+    instance = sha256(os.fsencode(state)).hexdigest()[:8]
+    return ExecutorConfig(
+        name=credentials.executor,
+        state=state,
+        sockets=Path("/tmp") / f"andon-{os.getuid()}" / instance,  # noqa: S108 - short on purpose; made 0700 and owner-checked by the slots
+        uid_locks=UID_LOCKS if as_root else None,
+        pools=credentials.pools,
+        labels=dict(each.split("=", 1) for each in options.label if "=" in each),
+        slots=options.slots,
+        docker_host=environment.get("DOCKER_HOST"),
+        release=RELEASE,
+    )
+
+
+async def _serve(config: ExecutorConfig, credentials: ExecutorCredentials, environment: Mapping[str, str], *, stop_at_once: bool) -> None:
+    async with _host(config, credentials, environment) as host:
+        daemon = Daemon(host)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if stop_at_once:
+                loop.add_signal_handler(number, daemon.cancel_all, "the executor is stopping")
+            else:
+                loop.add_signal_handler(number, daemon.drain)
+        await daemon.run()
+
+
+@asynccontextmanager
+async def _host(config: ExecutorConfig, credentials: ExecutorCredentials, environment: Mapping[str, str]) -> AsyncIterator[Host]:
+    config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config.sockets.mkdir(parents=True, exist_ok=True, mode=0o711)
+    runtime = await DockerRuntime.connect(config.docker_host, environment.get("DOCKER_CONTEXT"))
+    try:
+        mirror = await Mirror.open(config.state / "mirrors" / MIRROR_NAME)
+        facts = await runtime.facts()
+        async with NatsExecutorLink.connect(credentials) as link:
+            slots = SlotPool.lease(config.slots, state=config.state, sockets=config.sockets, locks=config.uid_locks)
+            try:
+                yield Host(
+                    config=config,
+                    link=link,
+                    mirror=mirror,
+                    runtime=runtime,
+                    upstream=Upstream.from_environment(environment),
+                    slots=slots,
+                    image_of=ImageResolver(runtime.engine, mirror, link, config.state).of,
+                    exec_spans=Spans("andon-exec", config.release, {"host.name": socket.gethostname(), "cicd.worker.id": config.name}),
+                    gateway_spans=Spans("andon-gw", config.release, {"host.name": socket.gethostname()}),
+                    instance=f"{config.name}-{config.sockets.name}",
+                    missing=(*facts.missing, *(() if config.uid_locks else (NO_UID_OF_ITS_OWN,))),
+                    tool_environment={"LANG": "C.UTF-8"},
+                )
+            finally:
+                slots.close()
+    finally:
+        runtime.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))
