@@ -1,19 +1,8 @@
 """The only place that runs git (`process`), and what the rest reads and writes with it (`objects`)."""
 
+from sandbox.git.formats import ANDON, Identity, blob_sha, checked_sha, is_sha
 from sandbox.git.objects import LISTING_BYTES_MAX, NO_OBJECT, ImportStream, ObjectReader, commit_tree, list_tree, objects_reader, sizes
-from sandbox.git.process import (
-    ANDON,
-    VERSION_RECOMMENDED,
-    VERSION_REQUIRED,
-    Git,
-    GitOutputTooLarge,
-    Identity,
-    Owner,
-    checked_sha,
-    is_sha,
-    require_version,
-    version,
-)
+from sandbox.git.process import VERSION_RECOMMENDED, VERSION_REQUIRED, Git, GitOutputTooLarge, Owner, require_version, version
 from sandbox.git.thread import in_thread
 
 __all__ = [
@@ -28,6 +17,7 @@ __all__ = [
     "ImportStream",
     "ObjectReader",
     "Owner",
+    "blob_sha",
     "checked_sha",
     "commit_tree",
     "in_thread",

@@ -10,7 +10,8 @@ from typing import IO, Self
 
 from sandbox.contract.errors import GitError
 from sandbox.contract.tree import Entry
-from sandbox.git.process import Git, Identity, RunningGit, checked_sha, clean_message, identity_variables, is_sha, quoted
+from sandbox.git.formats import Identity, checked_sha, clean_message, identity_variables, is_sha, quoted
+from sandbox.git.process import Git, RunningGit
 
 NO_OBJECT = "0" * 40
 LISTING_BYTES_MAX = 128 << 20

@@ -14,16 +14,14 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from pydantic import field_validator
-
 from sandbox.contract.errors import GitError
-from sandbox.contract.model import Frozen
+from sandbox.git.formats import ANDON, identity_variables, quoted
 
 VERSION_REQUIRED = (2, 39, 4)
 VERSION_RECOMMENDED = (2, 46, 0)
@@ -31,7 +29,6 @@ VERSION_RECOMMENDED = (2, 46, 0)
 
 TIMEOUT_S = 60.0
 OUTPUT_BYTES_MAX = 64 << 20
-IDENTITY_CHARS_MAX = 200
 
 _PROGRAM = "git"  # found in the PATH of `environment`, never the caller's
 
@@ -71,22 +68,6 @@ _CONFIG = {
 }
 
 
-class Identity(Frozen):
-    """A person or program in a commit; characters that git's format has no room for are removed."""
-
-    name: str
-    email: str
-
-    @field_validator("name", "email")
-    @classmethod
-    def _fits_the_format(cls, value: str) -> str:
-        kept = "".join(char for char in value if char.isprintable() and char not in "<>")
-        return kept.strip(" .,:;\"'\\")[:IDENTITY_CHARS_MAX].encode("utf-8", "ignore").decode() or "unknown"
-
-
-ANDON = Identity(name="andon", email="andon@localhost")
-
-
 @dataclass(frozen=True)
 class Owner:
     """The user a repository belongs to; as root, git runs as this user in it."""
@@ -122,6 +103,7 @@ class Git:
         truncate: bool = False,
         timeout_s: float = TIMEOUT_S,
         memory_bytes_max: int | None = None,
+        ok_codes: Collection[int] = (0,),
         env: Mapping[str, str] | None = None,
     ) -> bytes:
         """Run one command and return its standard output.
@@ -134,6 +116,7 @@ class Git:
             truncate: Return the first `output_bytes_max` bytes instead of an error.
             timeout_s: Seconds until it is killed.
             memory_bytes_max: Address space it may use; None: unlimited.
+            ok_codes: Exit codes that are no failure, where a verb answers by them.
             env: Additional variables, e.g. the identity of a commit.
 
         Raises:
@@ -147,7 +130,7 @@ class Git:
                 if truncate:
                     return output[:output_bytes_max]
                 raise GitOutputTooLarge(f"git {verb} gave more than {output_bytes_max} bytes")
-            process.wait()
+            process.wait(ok_codes)
             return output
 
     def text(self, verb: str, *args: str, stdin: bytes = b"") -> str:
@@ -259,7 +242,7 @@ class RunningGit:
         except BrokenPipeError as error:
             raise self.failure() from error
 
-    def wait(self) -> None:
+    def wait(self, ok_codes: Collection[int] = (0,)) -> None:
         """Wait for its end, which the deadline bounds.
 
         Raises:
@@ -267,7 +250,7 @@ class RunningGit:
         """
         code = self._child.wait()
         self._stop_timer()
-        if code != 0:
+        if code not in ok_codes:
             raise self.failure(code)
 
     def failure(self, code: int | None = None) -> GitError:
@@ -335,38 +318,6 @@ def require_version() -> None:
     found = version()
     if found < VERSION_REQUIRED:
         raise GitError(f"git {dotted(found)} is too old: install git >= {dotted(VERSION_REQUIRED)}")
-
-
-def is_sha(text: str) -> bool:
-    """Return whether `text` is a full SHA-1 object name."""
-    return re.fullmatch(r"[0-9a-f]{40}", text) is not None
-
-
-def checked_sha(text: str) -> str:
-    """Return `text` if it is a full object name.
-
-    Raises:
-        GitError: It is not: our bug, or a hostile peer's trick.
-    """
-    if not is_sha(text):
-        raise GitError(f"{text[:80]!r} is not an object name")
-    return text
-
-
-def quoted(path: str) -> bytes:
-    """Return a path in git's C-style quotes, for streams and lists of directories."""
-    raw = path.encode("utf-8", "surrogateescape")
-    return b'"' + raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n") + b'"'
-
-
-def clean_message(message: str) -> bytes:
-    """Return a commit message as git takes it: UTF-8, no NUL, one final newline."""
-    return message.replace("\0", "").encode("utf-8", "replace").rstrip(b"\n") + b"\n"
-
-
-def identity_variables(role: str, who: Identity, at: int) -> dict[str, str]:
-    """Return the environment that names the AUTHOR or COMMITTER of a commit; `at` in seconds since 1970."""
-    return {f"GIT_{role}_NAME": who.name, f"GIT_{role}_EMAIL": who.email, f"GIT_{role}_DATE": f"{at} +0000"}
 
 
 def dotted(number: tuple[int, int, int]) -> str:

@@ -18,7 +18,7 @@ from sandbox.contract.model import Frozen
 from sandbox.contract.result import Dropped
 from sandbox.contract.tree import Change, Entry
 from sandbox.contract.tree_rules import TreeLimits, collision, is_private, shown, unsafe_link, unsafe_path
-from sandbox.git import ANDON, Git, ImportStream, in_thread, objects_reader
+from sandbox.git import ANDON, Git, ImportStream, blob_sha, in_thread, objects_reader
 from sandbox.mirror import Mirror
 from sandbox.quarantine import changes_between
 from sandbox.workspace.litter import IGNORE_FILE_BYTES_MAX, IGNORE_FILES_MAX, Litter
@@ -236,7 +236,7 @@ class _Walk:
 
     def _take_link(self, directory: int, name: str, path: str, before: Entry | None) -> None:
         target = os.fsencode(os.readlink(name, dir_fd=directory))
-        if before is not None and before.mode == "120000" and before.sha == _blob_sha(target):
+        if before is not None and before.mode == "120000" and before.sha == blob_sha(target):
             return
         reason = unsafe_link(path, target)
         if reason:
@@ -284,10 +284,6 @@ class _Walk:
 
 
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
-
-
-def _blob_sha(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _parents(path: str) -> Iterator[str]:
