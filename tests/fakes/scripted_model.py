@@ -115,7 +115,8 @@ class ScriptedModel:
             return False
         body = await reader.readexactly(length)
         try:
-            return await self._answer(head[0], headers, body, writer)
+            keeps = await self._answer(head[0], headers, body, writer)
+            return keeps and headers.get("connection", "").lower() != "close"
         except _Refused as error:
             payload = {"type": "error", "error": {"type": error.kind, "message": str(error)}}
             await _send(writer, error.status, payload)

@@ -17,10 +17,10 @@ COMMAND_CHARS_MAX = 256_000
 
 # The exit status of a trap is that of the command, as long as the trap does not call `exit`.
 _SCRIPT = """
-__andon=$1; shift
+__andon=$1 __start=$PWD; shift
 trap '{ export -p > "$__andon/env"; pwd > "$__andon/cwd"; } 2>/dev/null' EXIT
 if [ -r "$__andon/env" ]; then . "$__andon/env"; fi
-if [ -r "$__andon/cwd" ]; then cd "$(cat "$__andon/cwd")" 2>/dev/null; fi
+if [ -r "$__andon/cwd" ]; then cd "$(cat "$__andon/cwd")" 2>/dev/null || cd "$__start"; fi
 . "$__andon/command"
 """
 
@@ -80,7 +80,7 @@ class Bash:
             return ToolResult(f"the shell could not start: {error}", is_error=True)
         text = shortened(capture.text().rstrip("\n"), self._output / f"{self._calls:04d}.txt") or "(no output)"
         if ended.exit_code is None:
-            after = f"[killed after {timeout_s:.0f} s; directory and variables are those before this call]"
+            after = f"[killed after {timeout_s:g} s; directory and variables are those before this call]"
             return ToolResult(f"{text}\n{after}", is_error=True)
         return ToolResult(f"{text}\n[exit code {ended.exit_code}]")
 

@@ -10,7 +10,6 @@ KEPT_BYTES_MAX = 4 << 20
 _TAIL_BYTES = 64 << 10
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -46,9 +45,10 @@ class Capture:
 
 def clean(data: bytes) -> str:
     """Return bytes as text without terminal escapes, overwritten progress lines and control characters."""
-    text = data.decode("utf-8", errors="replace").replace("\r\n", "\n")
-    text = _OVERWRITTEN.sub("", _ESCAPES.sub("", text))
-    return _CONTROLS.sub("", text)
+    text = _ESCAPES.sub("", data.decode("utf-8", errors="replace"))
+    # By line and not by an expression over all: a search for "anything up to a return" is quadratic in a long line.
+    lines = [line.removesuffix("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
+    return _CONTROLS.sub("", "\n".join(lines))
 
 
 def shortened(text: str, full_text_file: Path) -> str:
