@@ -1,0 +1,66 @@
+"""The RUN argument that many commands share: how a run is named, found and completed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from supervisor.cli.app import App
+
+if TYPE_CHECKING:
+    from supervisor.api.run_files import RunFiles
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def _complete_run(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the runs of this host, newest first."""
+    ids = reversed(App().reading().run_ids())
+    return [CompletionItem(run_id) for run_id in ids if run_id.startswith(incomplete)]
+
+
+def run_argument(*, required: bool) -> Callable[[CommandT], CommandT]:
+    """Return the decorator of the RUN argument; not required means that the newest run is meant without it."""
+    return click.argument("run_id", metavar="RUN" if required else "[RUN]", required=required, shell_complete=_complete_run)
+
+
+def files_named(app: App, given: str | None) -> "RunFiles":
+    """Return the files of the run a person named, or of the newest.
+
+    Raises:
+        UnknownRun: There is none, or several begin with what was given.
+    """
+    from supervisor.api.run_files import files_of
+    from supervisor.api.views import resolve_run_id
+    from supervisor.errors import UnknownRun
+
+    state = app.reading()
+    ids = state.run_ids()
+    if given is None:
+        if not ids:
+            raise UnknownRun('there is no run on this host yet; begin with: andon run "what you want"')
+        return files_of(state, ids[-1])
+    return files_of(state, resolve_run_id(given, ids))
+
+
+def text_of(path: Path, chars_max: int, what: str) -> str:
+    """Return a small file's text.
+
+    Raises:
+        UsageError: It cannot be read, is too large, or is not UTF-8.
+    """
+    from supervisor.errors import UsageError
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(4 * chars_max + 1)
+        text = data.decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"{what} {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{what} {path} is not UTF-8") from error
+    if len(text) > chars_max:
+        raise UsageError(f"{what} {path} has more than {chars_max:,} characters")
+    return text

@@ -1,0 +1,73 @@
+"""The CLI's side of the supervisor, as protocols; `supervisor.bootstrap` is the implementation, the tests' scripted client another."""
+
+import importlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, cast
+
+from sandbox.contract.blob import BlobRef
+from sandbox.contract.wire import Progress
+from supervisor.api.views import Probe
+from supervisor.config import Config
+from supervisor.pipeline.events import AnyEvent
+from supervisor.pipeline.submit import Answer, ResumeRequest, StopRequest, SubmitReply, SubmitRequest
+
+Say = Callable[[str], None]
+"""Takes one line of progress for a person."""
+
+
+class Client(Protocol):
+    """A connection to a supervisor (DECISIONS D19). Every call is bounded; a supervisor that does not answer raises `BrokerError`."""
+
+    async def submit(self, request: SubmitRequest) -> SubmitReply:
+        """Open a run; a refusal is a reply with `error`, not an exception."""
+        ...
+
+    def follow(self, run_id: str) -> AsyncIterator[AnyEvent | Progress]:
+        """Yield every event of a run from its first, in order and with `seq`, and in between what running attempts do; never ends."""
+        ...
+
+    async def stop(self, request: StopRequest) -> Answer:
+        """Ask for a run to be parked or cancelled; returns when that is noted, not when it is done."""
+        ...
+
+    async def resume(self, request: ResumeRequest) -> Answer:
+        """Ask for a run to go on; returns when that is noted."""
+        ...
+
+    async def put_blob(self, name: str, data: bytes) -> BlobRef:
+        """Store an object in IN."""
+        ...
+
+    async def get_blob(self, ref: BlobRef) -> bytes:
+        """Read an object and verify its digest."""
+        ...
+
+
+class Bootstrap(Protocol):
+    """What commands need of `supervisor.bootstrap`, the composition root."""
+
+    def connect(self, config: Config, say: Say) -> AbstractAsyncContextManager[Client]:
+        """Reach the fleet's supervisor, or start the embedded stack, or use the one that runs."""
+        ...
+
+    async def ensure_host(self, config: Config, say: Say) -> None:
+        """See to the container engine and the agent image, telling `say` what takes long."""
+        ...
+
+    async def doctor_probes(self, config: Config) -> Sequence[Probe]:
+        """Look at everything Andon needs on this host; changes nothing."""
+        ...
+
+    async def up(self, config: Config, say: Say) -> str:
+        """Start the embedded stack and keep it when no run is left; return one line that says where it is."""
+        ...
+
+    async def down(self, config: Config, say: Say) -> str:
+        """Stop the embedded stack; return one line that says what was stopped."""
+        ...
+
+
+def real_bootstrap() -> Bootstrap:
+    """Return the composition root, imported only now: it brings docker, nats and telemetry."""
+    return cast(Bootstrap, importlib.import_module("supervisor.bootstrap"))

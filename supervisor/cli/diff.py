@@ -1,0 +1,61 @@
+"""`andon diff [RUN]`: what a run changed against its base, from the supervisor's mirror; starts nothing, touches no checkout."""
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from supervisor.cli.app import App
+from supervisor.cli.arguments import files_named, run_argument
+
+if TYPE_CHECKING:
+    from supervisor.pipeline.run import RunState
+
+PATCH_BYTES_MAX = 64 << 20
+
+
+@click.command()
+@run_argument(required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: run_id, base, commit, landed, patch.")
+@click.pass_obj
+def command(app: App, run_id: str | None, as_json: bool) -> None:
+    """Show what a run changed: what landed, else what was written last. Without RUN: the newest."""
+    run = files_named(app, run_id).run()
+    commit = _commit_of(run)
+    patch = asyncio.run(_patch(app, run, commit)) if commit else ""
+    if as_json:
+        landed = run.landed_commit is not None
+        facts = {"run_id": run.run_id, "base": run.intent.base_commit, "commit": commit, "landed": landed}
+        click.echo(json.dumps({**facts, "patch": patch.encode("utf-8", "replace").decode()}))
+    elif not patch:
+        click.echo(f"andon: run {run.run_id} has changed nothing yet", err=True)
+    else:
+        _print_patch(patch)
+
+
+def _commit_of(run: "RunState") -> str | None:
+    """Return the landed commit, else the newest the gates have seen."""
+    if run.landed_commit:
+        return run.landed_commit
+    commits = [job.commit for job in run.jobs.values() if job.commit and job.kind == "agent" and job.commit != run.intent.base_commit]
+    return commits[-1] if commits else None
+
+
+async def _patch(app: App, run: "RunState", commit: str) -> str:
+    from sandbox.mirror import Mirror
+    from supervisor.errors import UsageError
+
+    path = app.reading().mirror(run.intent.repository)
+    if not path.is_dir():
+        raise UsageError(f"the mirror {path} is not on this host; the run was driven elsewhere, look at branch {run.branch}")
+    mirror = await Mirror.open(path)
+    return await mirror.patch(run.intent.base_commit, commit, PATCH_BYTES_MAX)
+
+
+def _print_patch(patch: str) -> None:
+    """Write the exact bytes into a pipe (`git apply` reads them), but nothing that moves the cursor to a terminal."""
+    from supervisor.api.inert import inert
+
+    click.echo(inert(patch) if sys.stdout.isatty() else patch.encode("utf-8", "surrogateescape"), nl=False)

@@ -1,0 +1,74 @@
+"""`andon resume RUN`: go on with a parked run, or with one whose supervisor died."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from supervisor.cli.app import App, say
+from supervisor.cli.arguments import files_named, run_argument
+
+if TYPE_CHECKING:
+    from supervisor.api.run_files import RunFiles
+    from supervisor.cli.outcome import Ending
+    from supervisor.pipeline.run import RunState
+
+
+@click.command()
+@run_argument(required=True)
+@click.option("--budget", metavar="USD", help="A new budget for the whole run, what was spent included.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result object on stdout at the end, everything else on stderr.")
+@click.pass_obj
+def command(app: App, run_id: str, budget: str | None, as_json: bool) -> int:
+    """Go on with a parked run; work that is done is not done again."""
+    from supervisor.cli import outcome
+
+    with outcome.Ending(as_json=as_json) as ending:
+        files = files_named(app, run_id)
+        run = files.run()
+        ending.see(run)
+        if run.state in {"failed", "cancelled"} or run.delivered:
+            return _already_over(app, files, run, ending)
+        return asyncio.run(_resume(app, files, run, _nano_usd(budget), ending))
+
+
+def _nano_usd(budget: str | None) -> int | None:
+    from supervisor.config import nano_usd, parse_usd
+    from supervisor.errors import UsageError
+
+    if budget is None:
+        return None
+    try:
+        return nano_usd(parse_usd(budget))
+    except ValueError as error:
+        raise UsageError(f"flag --budget: {error}") from None
+
+
+async def _resume(app: App, files: "RunFiles", run: "RunState", budget_nano_usd: int | None, ending: "Ending") -> int:
+    from supervisor.api.views import is_over
+    from supervisor.cli import outcome
+    from supervisor.cli.follow import watch
+    from supervisor.errors import error_for
+    from supervisor.pipeline.submit import ResumeRequest
+
+    config, bootstrap = app.config(), app.bootstrap()
+    await bootstrap.ensure_host(config, say)
+    async with bootstrap.connect(config, say) as client:
+        answer = await client.resume(ResumeRequest(run_id=run.run_id, budget_nano_usd=budget_nano_usd))
+        if not answer.ok:
+            raise error_for(answer.exit_code, answer.error)
+        with outcome.display(config, app.now, as_json=ending.as_json) as shown:
+            watched = await watch(client, run.run_id, shown, seen=ending.see, history=run, is_resumed=is_over(run))
+        return outcome.finish(config, files, watched, ending)
+
+
+def _already_over(app: App, files: "RunFiles", run: "RunState", ending: "Ending") -> int:
+    """Show how the run ended; there is nothing to go on with."""
+    from supervisor.cli import outcome
+
+    say(f"run {run.run_id} is {run.state} already; there is nothing to go on with")
+    if ending.as_json:
+        ending.print(outcome.current(files, run))
+    else:
+        outcome.print_summary(app.config(), files, run)
+    return outcome.exit_code(run, is_interrupted=False)

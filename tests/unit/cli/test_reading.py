@@ -1,0 +1,224 @@
+"""The verbs that only read: from the run's files alone, with no supervisor, engine or broker."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sandbox.contract.result import Finding
+from supervisor.api.run_files import RunFiles
+from supervisor.api.views import Probe
+from supervisor.pipeline.fold import fold
+from tests.fakes import run_events
+from tests.fakes.command_line import CommandLine
+from tests.fakes.run_events import RUN
+
+OTHER = "01jd8m7zzz"
+
+
+@pytest.mark.parametrize("verb", ["status", "logs", "diff", "resume", "stop"])
+def test_an_unknown_run_is_exit_code_2(andon: CommandLine, verb: str) -> None:
+    """One line that says what to do; nothing is started."""
+    andon.has_run(run_events.happy())
+
+    ended = andon(verb, "zzzz")
+
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "andon: error: no run 'zzzz' is known here; `andon list` shows the runs\n"
+    assert andon.bootstrap.connections == 0
+
+
+def test_a_unique_prefix_of_four_names_a_run(andon: CommandLine) -> None:
+    """Shorter is refused, several are listed, upper case is the same."""
+    andon.has_run(run_events.happy())
+    andon.has_run(run_events.happy(run=OTHER))
+
+    assert andon("status", "01JD8M7", "--json").json["run_id"] == OTHER
+    assert andon("status", "01j").err.startswith("andon: error: run '01j' is too short: give at least 4 characters")
+    assert andon("status", "01jd8").err == f"andon: error: run '01jd8' is not the only one of its kind: {RUN}, {OTHER}\n"
+
+
+def test_reading_on_a_fresh_machine_makes_nothing(andon: CommandLine) -> None:
+    """Not even the state directory."""
+    assert andon("status").code == 2
+    assert andon("list").out == ""
+    assert json.loads(andon("list", "--json").out) == []
+    assert andon("logs").code == 2
+
+    assert not andon.home.exists()
+
+
+def test_status_json_is_the_object_run_printed(andon: CommandLine) -> None:
+    """For a run that is over the two are equal, and for one that goes on the exit code is null."""
+    files = andon.has_run(run_events.happy())
+    files.write_result(fold(run_events.happy()))
+
+    over = andon("status", RUN, "--json")
+    andon.has_run(run_events.happy(run=OTHER)[:12])
+    under_way = andon("status", OTHER, "--json")
+
+    assert over.out == (files.directory / "result.json").read_text()
+    assert (under_way.json["state"], under_way.json["exit_code"], under_way.json["report"]) == ("running", None, None)
+
+
+def test_status_says_what_each_stage_waits_for(andon: CommandLine) -> None:
+    """Queued, running, and why the rest waits."""
+    story = run_events.until_implement(run_events.Story()).dispatched("implement").dispatched("test").started("implement")
+    andon.has_run(story.log)
+    andon.now = story.at + 30
+
+    shown = andon("status").out.splitlines()
+
+    assert shown[0] == f"{RUN}  running  add-rate-limiting"
+    assert shown[5:] == [
+        "  baseline                  3 s            passed",
+        "  spec                      5 s   $0.0500  passed",
+        "  interface                 5 s   $0.0600  passed",
+        "  implement                33 s            running (parallel)",
+        "  test                     32 s            queued (parallel): no executor has taken it yet",
+        "  validate                                 waiting after implement, test",
+        "  docs                                     waiting after validate",
+        "  land                                     waiting after docs",
+    ]
+
+
+def test_list_shows_the_newest_first(andon: CommandLine) -> None:
+    """Also a run that has no result file yet; a directory without events is left out."""
+    andon.has_run(run_events.failed()).write_result(fold(run_events.failed()))
+    andon.has_run(run_events.happy(run=OTHER)[:12])
+    (andon.state.runs / "01jd8m0000").mkdir()
+
+    rows = json.loads(andon("list", "--json").out)
+    plain = andon("list", "-n", "1").out
+
+    assert [(row["run_id"], row["state"], row["exit_code"]) for row in rows] == [(OTHER, "running", None), (RUN, "failed", 1)]
+    assert plain == f"{OTHER}  2025-01-01 00:00  running    $   0.05  add-rate-limiting  Add rate limiting to the API\n"
+
+
+def test_the_list_reads_a_final_run_without_folding_it(andon: CommandLine) -> None:
+    """The quick row equals the folded one."""
+    files = andon.has_run(run_events.happy())
+    folded = json.loads(andon("list", "--json").out)
+    files.write_result(fold(run_events.happy()))
+
+    assert json.loads(andon("list", "--json").out) == folded
+
+
+def test_logs_interleave_events_and_the_containers_output(andon: CommandLine) -> None:
+    """In order, with prefixes; escape sequences of the container are inert."""
+    files = andon.has_run(run_events.happy())
+    files.write_log("spec", 1, 1, b"reading\x1b[2J\r\nwriting \xff\n")
+
+    lines = andon("logs").out.splitlines()
+
+    at = lines.index("[spec] started on host-1")
+    assert lines[at + 1 : at + 4] == ["[spec] | reading[2J", "[spec] | writing \ufffd", "[spec] pass in 5 s, 1,100 tokens, $0.0500"]
+
+
+def test_logs_of_one_stage(andon: CommandLine) -> None:
+    """Nothing of the others."""
+    andon.has_run(run_events.happy())
+
+    assert {line.split(" ")[0] for line in andon("logs", "--stage", "validate").out.splitlines()} == {"[validate]"}
+
+
+def test_logs_json_is_the_events_line_by_line(andon: CommandLine) -> None:
+    """Every one, in order."""
+    andon.has_run(run_events.happy())
+
+    events = [json.loads(line) for line in andon("logs", "--json").out.splitlines()]
+
+    assert [event["seq"] for event in events] == [event.seq for event in run_events.happy()]
+
+
+def test_logs_follow_until_the_run_is_over(andon: CommandLine) -> None:
+    """What is appended meanwhile is shown, then it ends by itself."""
+    log = run_events.happy()
+    files = andon.has_run(log[:12])
+
+    def go_on(files: RunFiles) -> None:
+        time.sleep(0.3)
+        files.append(log)
+
+    writer = threading.Thread(target=go_on, args=(files,))
+    writer.start()
+    ended = andon("logs", "-f")
+    writer.join()
+
+    assert ended.out.splitlines()[-1] == "[land] andon/add-rate-limiting is in /home/ada/notes"
+
+
+def test_diff_without_a_mirror_says_where_to_look(andon: CommandLine) -> None:
+    """A run another host drove has no mirror here."""
+    andon.has_run(run_events.happy())
+
+    ended = andon("diff")
+
+    assert ended.code == 2
+    assert "is not on this host" in ended.err
+    assert "look at branch andon/add-rate-limiting" in ended.err
+
+
+def test_diff_before_anything_was_written(andon: CommandLine) -> None:
+    """Nothing on stdout, so that it can be piped."""
+    andon.has_run(run_events.happy()[:3])
+
+    ended = andon("diff")
+
+    assert (ended.code, ended.out) == (0, "")
+    assert "has changed nothing yet" in ended.err
+
+
+def test_config_show_names_value_and_origin(andon: CommandLine) -> None:
+    """A key is never shown."""
+    andon.environ = {"ANDON_MODE": "sequential"}
+
+    rows = json.loads(andon("config", "show", "--json").out)
+
+    assert rows["mode"] == {"value": "sequential", "origin": "environment ANDON_MODE"}
+    assert rows["budget_usd"] == {"value": "50", "origin": "default"}
+    assert rows["ANTHROPIC_API_KEY"]["value"] == "set"
+    assert "sk-canary" not in andon("config", "show").out
+
+
+def test_doctor_fails_only_for_what_it_cannot_do_without(andon: CommandLine) -> None:
+    """A missing protection is a warning; a missing engine is exit code 5, with what to do."""
+    probes = [
+        Probe(name="git", status="ok", detail="2.39"),
+        Probe(name="quota", status="warn", detail="no quota mount", advice="run as root"),
+    ]
+    andon.bootstrap.probes = probes
+    works = andon("doctor")
+    andon.bootstrap.probes = [*probes, Probe(name="engine", status="fail", detail="none answers", advice="apt install docker.io")]
+    broken = andon("doctor", "--json")
+
+    assert (works.code, works.out) == (0, "ok    git    2.39\nwarn  quota  no quota mount\n             -> run as root\n")
+    assert broken.code == 5
+    assert [probe["status"] for probe in json.loads(broken.out)] == ["ok", "warn", "fail"]
+
+
+def test_the_report_has_its_seven_sections(andon: CommandLine) -> None:
+    """Metadata, execution, results, files, cost, warnings, next steps (S4-22)."""
+    files = andon.has_run(run_events.failed())
+    files.write_result(fold(run_events.failed()))
+
+    report = Path(files.report_path).read_text()
+
+    assert [line for line in report.splitlines() if line.startswith("## ")] == [
+        *("## Run", "## Stages", "## Results", "## Files", "## Cost", "## Warnings", "## Next steps")
+    ]
+    assert "Stopped at stage `validate`, check `pytest`:" in report
+    assert "| validate | 1 | fail | submitted | 3 s | - | - |" in report
+
+
+def test_a_finding_is_shown_once_in_status(andon: CommandLine) -> None:
+    """The failed row says why in one short line."""
+    story = run_events.until_implement(run_events.Story()).dispatched("docs").started("docs").ended("docs")
+    story.judged("docs", "fail", findings=(Finding(check="write-scope", message="src/x.py " * 40),))
+    andon.has_run(story.log)
+
+    (row,) = [line for line in andon("status").out.splitlines() if line.startswith("  docs")]
+
+    assert row.endswith("failed: write-scope: src/x.py src/x.py src/x.py src/x.py src/x.py...")
