@@ -49,35 +49,38 @@ class BudgetLink(Protocol):
 class BudgetLedger:
     """`wire.Ledger` of one attempt over the budget RPC; asks again until it is answered, with the same call id."""
 
-    def __init__(self, link: BudgetLink, *, executor: str, run_id: str, job_id: str, attempt: int, token: str) -> None:
-        """Bind the ledger to an attempt by the token of its claim."""
+    def __init__(
+        self, link: BudgetLink, *, executor: str, run_id: str, job_id: str, attempt: int, token: str, wait_max_s: float = RESERVE_WAIT_MAX_S
+    ) -> None:
+        """Bind the ledger to an attempt by the token of its claim; `wait_max_s` bounds how long a call waits for an answer."""
         self._link = link
+        self._wait_max_s = wait_max_s
         self._attempt = BudgetRequest(
             executor=executor, run_id=run_id, job_id=job_id, attempt=attempt, token=token, op="reserve", call_id="-", nano_usd=0
         )
 
     async def reserve(self, call_id: str, nano_usd: int, model: str) -> BudgetReply:
-        """Hold the worst case of one call, waiting for the supervisor at most 600 s.
+        """Hold the worst case of one call, waiting for the supervisor.
 
         Raises:
             BrokerError: It did not answer in that time.
         """
         request = self._attempt.model_copy(update={"call_id": call_id, "nano_usd": nano_usd, "model": model})
-        return await self._ask(request, RESERVE_WAIT_MAX_S)
+        return await self._ask(request, self._wait_max_s)
 
     async def extend(self, call_id: str, nano_usd: int) -> BudgetReply:
         """Raise a held reservation to `nano_usd` in all; waits as `reserve` does."""
         request = self._attempt.model_copy(update={"op": "extend", "call_id": call_id, "nano_usd": nano_usd})
-        return await self._ask(request, RESERVE_WAIT_MAX_S)
+        return await self._ask(request, self._wait_max_s)
 
     async def settle(self, call_id: str, nano_usd: int, usage: Usage, *, unsettled: bool) -> BudgetReply:
-        """Replace the reservation by what the call cost, waiting at most 60 s.
+        """Replace the reservation by what the call cost; waits at most 60 s.
 
         Raises:
             BrokerError: The supervisor did not answer in that time; the reservation stays charged there.
         """
         update = {"op": "settle", "call_id": call_id, "nano_usd": nano_usd, "usage": usage, "unsettled": unsettled}
-        return await self._ask(self._attempt.model_copy(update=update), SETTLE_WAIT_MAX_S)
+        return await self._ask(self._attempt.model_copy(update=update), min(self._wait_max_s, SETTLE_WAIT_MAX_S))
 
     async def _ask(self, request: BudgetRequest, wait_max_s: float) -> BudgetReply:
         try:

@@ -261,7 +261,7 @@ class Session:
             raise _refused_submission(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
         except ValueError as error:
             raise _refused_submission(str(error)) from error
-        if self._submission:
+        if self._submission and submission != self._submission:  # the same one again: its reply was lost
             raise Refusal(409, "invalid_request_error", "this attempt has submitted already", retry=False)
         self._submission = submission
         self._is_submitted.set()

@@ -80,9 +80,9 @@ def event(name: str, **data: object) -> bytes:
     return f"event: {name}\ndata: {json.dumps({'type': name, **data})}\n\n".encode()
 
 
-def a_start(*, model: str = "claude-sonnet-5-5", **usage: object) -> bytes:
+def a_start(*, model: object = "claude-sonnet-5-5", **usage: object) -> bytes:
     """Return message_start; usage defaults to 100 tokens of input."""
-    message = {
+    message: dict[str, object] = {
         "id": "msg_01",
         "type": "message",
         "role": "assistant",
@@ -106,7 +106,11 @@ def some_text(text: str = REPLY_TEXT) -> list[bytes]:
     deltas = [
         event("content_block_delta", index=0, delta={"type": "text_delta", "text": word}) for word in text.replace(" ", "\0 ").split("\0")
     ]
-    return [event("content_block_start", index=0, content_block={"type": "text", "text": ""}), *deltas, event("content_block_stop", index=0)]
+    return [
+        event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        *deltas,
+        event("content_block_stop", index=0),
+    ]
 
 
 def a_tool_call(name: str = "bash", id_: str = "toolu_01", input_: str = '{"command":"ls"}') -> list[bytes]:
