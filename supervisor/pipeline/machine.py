@@ -196,7 +196,7 @@ def _close(run: RunState, ends: Closing) -> list[Command]:
     if ends.is_urgent:
         reason = ends.event.reason[:400]
         commands += [Cancel(job_id=job.job_id, attempt=one.attempt, executor=one.executor, reason=reason) for job, one in active]
-    else:
+    elif run.step_failed is None:  # what this supervisor cannot do now is left for the resume
         commands += [command for command in _follow_ups(run) if not isinstance(command, Republish)]
     return commands if active or commands else [Append(event=ends.event)]
 

@@ -1,0 +1,208 @@
+"""Answers executors: who may work on what (claims), and what a model call may cost (budget). Every yes is an event first.
+
+An attempt is its token: given once, at the claim, only its hash is in the log. The supervisor counts attempts here, not the
+broker (`num_delivered` is no fencing token: NATS.md §2).
+"""
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Literal
+
+from sandbox.contract.ids import RUN_ID_CHARS, attempt_path, span_id
+from sandbox.contract.wire import PROTOCOL_VERSION, BudgetReply, BudgetRequest, ClaimReply, ClaimRequest
+from supervisor.orchestrator.actor import RunActor
+from supervisor.orchestrator.effects import end_as_lost
+from supervisor.orchestrator.ports import Ports
+from supervisor.pipeline import budget
+from supervisor.pipeline.events import AnyEvent, AttemptStarted, BudgetReserved, BudgetSettled
+from supervisor.pipeline.fate import fate_of
+from supervisor.pipeline.machine import closing, may_claim
+from supervisor.pipeline.run import AttemptState, JobState, RunState
+from supervisor.pipeline.survey import stage_of
+
+CLAIM_ROUNDS_MAX = 3
+"""Rulings on one claim: a dead attempt is ended, then a new one granted; more means that others claim at the same moment."""
+
+Find = Callable[[str], RunActor | None]
+Decision = Literal["grant", "again", "takeover", "busy", "done", "gone"]
+
+
+def sha256_of(token: str) -> str:
+    """Return what the log keeps of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, is_token_known: bool) -> Decision:
+    """Decide one claim.
+
+    again: the current attempt is this executor's, the same answer again. takeover: this executor holds the current attempt but has
+    lost it (restarted, or its lease ran out): that one has ended. gone: not to be worked on (now): the copy is taken from the bus.
+
+    Args:
+        run: The run's state.
+        job: The claimed job.
+        request: Who asks, with the token of an attempt it goes on with, if any.
+        is_token_known: Whether the current attempt's token is still in this process, so that a lost answer can be repeated.
+    """
+    current = job.current
+    if request.token is not None:
+        return "again" if current is not None and _is_token(current, request.executor, request.token) else "gone"
+    if job.is_done:
+        return "done"
+    if current is not None:
+        if current.executor != request.executor:
+            return "busy"
+        return "again" if is_token_known and current.ack_subject == request.ack_subject else "takeover"
+    if may_claim(run, job):
+        return "grant"
+    return "done" if job.ended is not None and fate_of(run, job, job.ended).is_for_gates else "gone"
+
+
+def _is_token(attempt: AttemptState, executor: str, token: str) -> bool:
+    return attempt.executor == executor and hmac.compare_digest(attempt.token_sha256, sha256_of(token))
+
+
+class Desk:
+    """The handlers of `SupervisorLink.serve`."""
+
+    def __init__(self, ports: Ports, find: Find) -> None:
+        self._ports = ports
+        self._find = find
+
+    async def claim(self, request: ClaimRequest) -> ClaimReply:
+        """Answer one claim; a grant is in the log before it is given.
+
+        Raises:
+            BrokerError: The log cannot be written now; the executor asks again.
+        """
+        if request.version != PROTOCOL_VERSION:
+            reason = (
+                f"executor {request.executor} speaks version {request.version}, this supervisor {PROTOCOL_VERSION}: update the older one"
+            )
+            return ClaimReply(decision="refused", reason=reason)
+        actor = self._find(request.job_id[:RUN_ID_CHARS])
+        if actor is None or request.job_id not in actor.state.jobs:
+            return ClaimReply(decision="gone", reason="no such job in an open run")
+        for _ in range(CLAIM_ROUNDS_MAX):
+            job = actor.state.jobs[request.job_id]
+            held = actor.tokens.get(job.job_id)
+            is_known = held is not None and job.current is not None and held[0] == job.current.attempt
+            match rule_claim(actor.state, job, request, is_token_known=is_known):
+                case "again":
+                    return self._granted(actor, job, request.token or (held[1] if held else ""))
+                case "takeover":
+                    await end_as_lost(actor, job.job_id, len(job.attempts), f"executor {request.executor} came back without it")
+                case "grant":
+                    reply = await self._grant(actor, request)
+                    if reply is not None:
+                        return reply
+                case "busy":
+                    return ClaimReply(decision="busy", reason="another executor has it")
+                case "done":
+                    return ClaimReply(decision="done")
+                case "gone":
+                    return ClaimReply(decision="gone", reason="not to be worked on now")
+        return ClaimReply(decision="busy", reason="others claim it at this moment")
+
+    async def _grant(self, actor: RunActor, request: ClaimRequest) -> ClaimReply | None:
+        token = self._ports.new_token()
+
+        def build(run: RunState) -> AnyEvent | None:
+            job = run.jobs[request.job_id]
+            if not may_claim(run, job):
+                return None
+            return AttemptStarted(
+                run_id=run.run_id,
+                at=self._ports.clock(),
+                job_id=job.job_id,
+                attempt=len(job.attempts) + 1,
+                executor=request.executor,
+                token_sha256=sha256_of(token),
+                ack_subject=request.ack_subject,
+            )
+
+        event = await actor.record(build)
+        if not isinstance(event, AttemptStarted):
+            return None
+        job = actor.state.jobs[request.job_id]
+        if job.current is None or job.current.attempt != event.attempt:  # ended again before we could answer
+            return None
+        actor.tokens[job.job_id] = (event.attempt, token)
+        return self._granted(actor, job, token)
+
+    def _granted(self, actor: RunActor, job: JobState, token: str) -> ClaimReply:
+        run, attempt = actor.state, job.attempts[-1]
+        stage = stage_of(run.pipeline, job.stage)
+        wall_s = stage.limits.wall_s if stage else 0
+        path = attempt_path(run.run_id, job.stage, job.round, attempt.attempt)
+        return ClaimReply(
+            decision="granted",
+            attempt=attempt.attempt,
+            token=token,
+            traceparent=f"00-{run.trace_id}-{span_id(path)}-01",
+            wall_left_s=max(0.0, attempt.started_at + wall_s - self._ports.clock()),
+        )
+
+    async def budget(self, request: BudgetRequest) -> BudgetReply:
+        """Answer one reserve, extend or settle; a yes is in the log before it is given.
+
+        Raises:
+            BrokerError: The log cannot be written now; nothing is granted.
+        """
+        actor = self._find(request.run_id)
+        if actor is None or not _is_attempts_own(actor.state, request):
+            return BudgetReply(granted=False, remaining_nano_usd=0, reason="this attempt does not count (any more)")
+        answers: list[budget.Ruling] = []
+
+        def build(run: RunState) -> AnyEvent | None:
+            answer = rule_budget(run, request)
+            answers.append(answer)
+            return _budget_event(run, request, self._ports.clock()) if answer.append else None
+
+        event = await actor.record(build)
+        if not answers or (answers[-1].append and event is None):
+            return BudgetReply(granted=False, remaining_nano_usd=0, reason="the run is over")
+        left = max(0, actor.state.budget.remaining_nano_usd)
+        return BudgetReply(granted=answers[-1].granted, remaining_nano_usd=left, reason=answers[-1].reason)
+
+
+def _is_attempts_own(run: RunState, request: BudgetRequest) -> bool:
+    """Return whether the request comes from the executor and with the token of the attempt it names."""
+    job = run.jobs.get(request.job_id)
+    if job is None:
+        return False
+    return any(one.attempt == request.attempt and _is_token(one, request.executor, request.token) for one in job.attempts)
+
+
+def rule_budget(run: RunState, request: BudgetRequest) -> budget.Ruling:
+    """Decide one request of an attempt whose token was right: new money only for the current attempt of a line that goes on."""
+    job = run.jobs[request.job_id]
+    if request.op != "settle":
+        if job.current is None or job.current.attempt != request.attempt:
+            return budget.Ruling(granted=False, reason="this attempt does not count any more")
+        ends = closing(run)
+        if ends is not None and ends.is_urgent:
+            return budget.Ruling(granted=False, reason="the run is being stopped")
+    key = budget.call_key(job.job_id, request.attempt, request.call_id)
+    return budget.rule(run.budget, key, request.op, request.nano_usd, stage_left_nano_usd=_stage_left(run, job))
+
+
+def _stage_left(run: RunState, job: JobState) -> int | None:
+    """Return what a stage's own budget leaves over all its jobs, None if it has none."""
+    stage = stage_of(run.pipeline, job.stage)
+    if stage is None or stage.budget_usd is None:
+        return None
+    jobs = [one for one in run.jobs.values() if one.stage == job.stage]
+    spent = sum(attempt.cost_nano_usd for one in jobs for attempt in one.attempts)
+    held = sum(amount for key, amount in run.budget.held.items() if any(key.startswith(f"{one.job_id}/") for one in jobs))
+    return int(Decimal(stage.budget_usd) * 10**9) - spent - held
+
+
+def _budget_event(run: RunState, request: BudgetRequest, at: float) -> AnyEvent:
+    call = {"run_id": run.run_id, "at": at, "job_id": request.job_id, "attempt": request.attempt, "call_id": request.call_id}
+    if request.op == "settle":
+        usage = {"usage": request.usage} if request.usage is not None else {}
+        return BudgetSettled.model_validate(call | {"nano_usd": request.nano_usd, "unsettled": request.unsettled} | usage)
+    return BudgetReserved.model_validate(call | {"nano_usd": request.nano_usd, "model": request.model})
