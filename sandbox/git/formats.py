@@ -61,4 +61,4 @@ def clean_message(message: str) -> bytes:
 
 def identity_variables(role: str, who: Identity, at: int) -> dict[str, str]:
     """Return the environment that names the AUTHOR or COMMITTER of a commit; `at` in seconds since 1970."""
-    return {f"GIT_{role}_NAME": who.name, f"GIT_{role}_EMAIL": who.email, f"GIT_{role}_DATE": f"{at} +0000"}
+    return {f"GIT_{role}_NAME": who.name, f"GIT_{role}_EMAIL": who.email, f"GIT_{role}_DATE": f"@{at} +0000"}
