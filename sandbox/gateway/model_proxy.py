@@ -88,7 +88,7 @@ class ModelProxy:
         )
         self._tally.begin(call.judged.turn)
         try:
-            await self._answer(exchange, call, report)
+            trouble = await self._answer(exchange, call, report)
         except Refusal as refusal:
             report.error = refusal.kind
             raise
@@ -96,6 +96,9 @@ class ModelProxy:
             report.ended_at = self._terms.tuning.now()
             if self._terms.on_call:
                 self._terms.on_call(report)
+        if trouble:
+            await exchange.write(trouble.event())
+        await exchange.end()
 
     async def _call(self, exchange: Exchange, *, is_count: bool) -> Call:
         self._tally.calls = number = self._tally.calls + 1
@@ -119,26 +122,26 @@ class ModelProxy:
         if exchange.is_gone:
             raise ClientGone
 
-    async def _answer(self, exchange: Exchange, call: Call, report: CallReport) -> None:
+    async def _answer(self, exchange: Exchange, call: Call, report: CallReport) -> Refusal | None:
+        """Try a call until it is served; return, settled, what its client still has to be told."""
         terms = self._terms
         today = datetime.fromtimestamp(terms.tuning.now(), UTC).date()
         nano_usd = worst_case_nano_usd(terms.tuning.prices, call.judged.model, len(call.body), call.judged.output_tokens_max, today)
-        for pause_s in (*terms.tuning.retry_pauses_s, None):
+        pauses_s = iter(terms.tuning.retry_pauses_s)
+        while True:
             await self._wait_until_granted(exchange)
             report.tries += 1
             try:
                 async with self._held(f"{call.number}.{report.tries}", nano_usd, call, report) as held:
-                    await self._try(exchange, call, held, report)
+                    return await self._try(exchange, call, held, report)
             except Fault as fault:
+                pause_s = next(pauses_s, None)
                 if pause_s is None or not fault.is_retryable:
                     if fault.failure:
                         self._tally.fail(fault.failure)
                     raise
                 log.info("gateway.retry", extra={"status": fault.status, "turn": call.judged.turn, "tries": report.tries})
                 await self._gate.pause(pause_s if fault.retry_after_s is None else fault.retry_after_s)
-            else:
-                await exchange.end()
-                return
 
     @asynccontextmanager
     async def _held(self, call_id: str, nano_usd: int, call: Call, report: CallReport) -> AsyncIterator[Hold]:
@@ -157,10 +160,10 @@ class ModelProxy:
                 report.cost_nano_usd += held.cost_nano_usd or 0
                 report.unsettled |= held.unsettled
 
-    async def _try(self, exchange: Exchange, call: Call, held: Hold, report: CallReport) -> None:
+    async def _try(self, exchange: Exchange, call: Call, held: Hold, report: CallReport) -> Refusal | None:
         try:
             async with self._source.open(call, held) as reply:
-                await Relay(self._terms, self._source, self._tally, exchange, call, held, report).run(reply)
+                return await Relay(self._terms, self._source, self._tally, exchange, call, held, report).run(reply)
         except Fault as fault:
             if fault.is_free:
                 held.free()

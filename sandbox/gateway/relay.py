@@ -38,11 +38,12 @@ class Relay:
         self._limit = asyncio.timeout(None)
         self._today: date = datetime.fromtimestamp(terms.tuning.now(), UTC).date()
 
-    async def run(self, reply: Reply) -> None:
+    async def run(self, reply: Reply) -> Refusal | None:
         """Relay `reply` to its end and note on the reservation what it cost.
 
-        A reply that breaks off after it began ends with an `error` event: a stream that is merely cut would pass for a
-        whole one with some clients.
+        Returns:
+            None if the reply is whole. Otherwise what its client still has to be told, as an `error` event, once the
+            reservation is settled: a stream that is merely cut would pass for a whole one with some clients.
 
         Raises:
             Refusal: The reply failed before a byte of it reached the client.
@@ -59,21 +60,20 @@ class Relay:
         if trouble is None:
             self._tally.succeeded()
             self._record()
-        elif self._exchange.has_started:
-            await self._send(trouble.event())
-        else:
+        elif not self._exchange.has_started:
             raise trouble
+        return trouble
 
     async def _stream(self, reply: Reply) -> Refusal | None:
         async with aclosing(reply.batches()) as batches:
             async for events in batches:
                 self._begin(events)
                 data, trouble = self._pass(events)
-                if trouble is None and self._source.leaks(data):
+                if self._source.leaks(data):
                     return Refusal(502, "api_error", "the provider's reply held our key and was cut", retry=False)
-                trouble = trouble or await self._cover()
-                if data and trouble is None:
-                    await self._send(data)
+                if uncovered := await self._cover():
+                    return uncovered
+                await self._send(data)
                 if trouble:
                     return trouble
         return None
