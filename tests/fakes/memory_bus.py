@@ -119,7 +119,7 @@ class MemoryBroker:
             self.jobs.remove(queued)
 
 
-class _Link:
+class MemoryLink:
     """What both ends share: a life that ends, and objects."""
 
     def __init__(self, broker: MemoryBroker) -> None:
@@ -150,7 +150,7 @@ class _Link:
         return ref
 
 
-class MemoryExecutorLink(_Link):
+class MemoryExecutorLink(MemoryLink):
     """The executor's end (`contract.wire.ExecutorLink`)."""
 
     def __init__(self, broker: MemoryBroker, executor: str, pools: tuple[str, ...]) -> None:
@@ -274,7 +274,7 @@ class _MemoryResult:
         self._stored.confirmed = True
 
 
-class MemorySupervisorLink(_Link):
+class MemorySupervisorLink(MemoryLink):
     """The supervisor's end (`contract.wire.SupervisorLink`)."""
 
     @classmethod

@@ -1,0 +1,148 @@
+"""Streams, consumers and buckets as data (NATS.md §1), and how the supervisor brings the broker to them; no traffic."""
+
+from typing import Any, Final
+
+from sandbox.bus.connection import Connection
+from sandbox.bus.messages import ApiError
+from sandbox.contract import subjects
+from sandbox.contract.wire import LEASE_S
+
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+SECOND: Final = 1_000_000_000  # JetStream counts durations in nanoseconds
+DAY: Final = 86_400 * SECOND
+DEDUPE_S: Final = 600
+CONFIRM_S: Final = 30.0
+"""A result the supervisor took and did not confirm comes again after this."""
+SUPERVISOR: Final = "sup"
+"""Name of the supervisor's consumers of RESULTS and TEL."""
+POOL_WAITING_MAX: Final = 4096
+"""Waiting pulls of a pool: one for each free slot of each of its executors."""
+
+_NAME_IS_TAKEN: Final = 10058
+_LIMITS: Final[dict[str, Any]] = {"retention": "limits", "storage": "file", "num_replicas": 1, "discard": "old"}
+
+# Every bound below is on purpose: an executor can flood what it may write to, but not the jobs, nor another's results.
+_STREAMS: Final[tuple[dict[str, Any], ...]] = (
+    {
+        **_LIMITS,
+        "name": subjects.STREAM_JOBS,
+        "subjects": ["andon.job.*"],
+        "retention": "workqueue",
+        "discard": "new",
+        "max_msgs": 10_000,
+        "duplicate_window": DEDUPE_S * SECOND,
+    },
+    {
+        **_LIMITS,
+        "name": subjects.STREAM_RESULTS,
+        "subjects": ["andon.res.*.*"],
+        "discard": "new",
+        "max_age": 14 * DAY,
+        "max_bytes": 4 * GIB,
+        "max_msgs_per_subject": 1000,  # one flooding executor pushes out its own results first
+        "duplicate_window": DEDUPE_S * SECOND,
+    },
+    {
+        **_LIMITS,
+        "name": subjects.STREAM_EVENTS,
+        "subjects": ["andon.ev.*"],
+        "discard": "new",
+        "deny_delete": True,
+        "deny_purge": True,
+        "allow_direct": True,
+        "duplicate_window": 120 * SECOND,
+    },
+    {
+        **_LIMITS,
+        "name": subjects.STREAM_LOGS,
+        "subjects": ["andon.log.*.*"],
+        "max_age": 7 * DAY,
+        "max_bytes": GIB,
+        "compression": "s2",
+        "allow_direct": True,
+    },
+    {**_LIMITS, "name": subjects.STREAM_TEL, "subjects": ["andon.tel.*"], "max_age": 7 * DAY, "max_bytes": GIB},
+    # Buckets: no rollup, because `Nats-Rollup: all` on its own subject would let one executor empty a whole bucket, and
+    # no delete markers, which would need it.
+    {
+        **_LIMITS,
+        "name": f"KV_{subjects.KV_EXECUTORS}",
+        "subjects": [f"$KV.{subjects.KV_EXECUTORS}.*"],
+        "storage": "memory",
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "max_msg_size": 16 << 10,
+        "max_bytes": 16 * MIB,
+        "max_age": 60 * SECOND,  # for a life sign without its own, shorter, time to live
+        "allow_msg_ttl": True,
+        "allow_direct": True,
+        "deny_delete": True,
+        "duplicate_window": 60 * SECOND,
+    },
+    {
+        **_LIMITS,
+        "name": f"KV_{subjects.KV_LEASES}",
+        "subjects": [f"$KV.{subjects.KV_LEASES}.*"],
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "max_msg_size": 16 << 10,
+        "allow_msg_ttl": True,
+        "deny_delete": True,
+    },
+    *(
+        {
+            **_LIMITS,
+            "name": f"OBJ_{bucket}",
+            "subjects": [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"],
+            "discard": "new",
+            "max_age": 7 * DAY,
+            "max_bytes": 8 * GIB,
+            "allow_direct": True,
+        }
+        for bucket in ("IN", "OUT")
+    ),
+)
+
+
+async def ensure_streams(connection: Connection) -> None:
+    """Create what is missing and bring the rest to this release's configuration.
+
+    Raises:
+        BrokerError: The broker refused, e.g. for want of space; the message names the stream.
+    """
+    for config in _STREAMS:
+        try:
+            await connection.api(f"STREAM.CREATE.{config['name']}", config)
+        except ApiError as error:
+            if error.code != _NAME_IS_TAKEN:
+                raise ApiError(error.code, f"stream {config['name']}: {error}") from error
+            await connection.api(f"STREAM.UPDATE.{config['name']}", config)
+
+
+async def ensure_pool(connection: Connection, pool: str, *, lease_s: float = LEASE_S) -> None:
+    """Create or update the one consumer the executors of a pool pull from.
+
+    Attempts are counted by the supervisor at the claim, so deliveries are unlimited; `backoff` would replace the lease.
+    """
+    await _ensure_consumer(
+        connection,
+        subjects.STREAM_JOBS,
+        pool,
+        filter_subject=subjects.job(pool),
+        ack_wait=int(lease_s * SECOND),
+        max_ack_pending=1000,
+        max_waiting=POOL_WAITING_MAX,
+    )
+
+
+async def ensure_supervisor_consumers(connection: Connection, *, confirm_s: float = CONFIRM_S) -> None:
+    """Create or update the consumers the supervisor reads results and telemetry from."""
+    for stream, subject in ((subjects.STREAM_RESULTS, "andon.res.*.done"), (subjects.STREAM_TEL, "andon.tel.*")):
+        await _ensure_consumer(connection, stream, SUPERVISOR, filter_subject=subject, ack_wait=int(confirm_s * SECOND))
+
+
+async def _ensure_consumer(connection: Connection, stream: str, name: str, **config: Any) -> None:
+    common = {"durable_name": name, "name": name, "ack_policy": "explicit", "deliver_policy": "all", "max_deliver": -1}
+    query = {"stream_name": stream, "config": {**common, "replay_policy": "instant", **config}}
+    await connection.api(f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}", query)

@@ -1,0 +1,268 @@
+"""The supervisor's end of the wire over NATS (`contract.wire.SupervisorLink`); not the event log, nor what to answer."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Final
+
+from pydantic import ValidationError
+
+from sandbox.blob import get_blob, put_blob
+from sandbox.bus.assets import CONFIRM_S, SUPERVISOR, ensure_pool, ensure_streams, ensure_supervisor_consumers
+from sandbox.bus.connection import CONNECT_S, Connection
+from sandbox.bus.messages import Interrupted, Message
+from sandbox.bus.serving import Answer, serving
+from sandbox.contract import subjects
+from sandbox.contract.blob import BlobRef, Bucket
+from sandbox.contract.credentials import SupervisorCredentials
+from sandbox.contract.errors import BrokerError, Rejected
+from sandbox.contract.job import JobSpec
+from sandbox.contract.result import AttemptResult
+from sandbox.contract.wire import (
+    LEASE_S,
+    BudgetHandler,
+    BudgetReply,
+    BudgetRequest,
+    ClaimHandler,
+    ClaimReply,
+    ClaimRequest,
+    Control,
+    Heartbeat,
+    Progress,
+    RpcHandler,
+    StoredResult,
+)
+
+logger = logging.getLogger(__name__)
+
+PULL_S: Final = 10.0
+RETRY_S: Final = 1.0
+FLEET: Final = "fleet"
+"""Connection name and reply prefix of the FLEET account's users."""
+
+
+class NatsSupervisorLink:
+    """The supervisor's connection, which may do anything in the FLEET account. `connection` serves the event log too."""
+
+    def __init__(self, connection: Connection, served: AsyncExitStack, lease_s: float) -> None:
+        self.connection = connection
+        self._served = served
+        self._lease_s = lease_s
+        self._pools: set[str] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        credentials: SupervisorCredentials,
+        *,
+        pools: tuple[str, ...] = ("default",),
+        lease_s: float = LEASE_S,
+        confirm_s: float = CONFIRM_S,
+        connect_s: float = CONNECT_S,
+    ) -> AsyncIterator["NatsSupervisorLink"]:
+        """Connect for as long as the context lasts, and bring streams, buckets and consumers to this release's form.
+
+        Args:
+            credentials: A user of the FLEET account.
+            pools: Pools whose consumers exist from the start; others are made when they are first used.
+            lease_s: How long a delivered job is an executor's without a sign of life.
+            confirm_s: How long a result taken from `results` may stay unconfirmed before it comes again.
+            connect_s: How long the first connect may take.
+
+        Raises:
+            BrokerError: Nobody is there, the key is refused, or the broker cannot give what is needed.
+        """
+        async with (
+            Connection.open(credentials, name=FLEET, inbox=FLEET, connect_s=connect_s) as connection,
+            AsyncExitStack() as served,
+        ):
+            link = cls(connection, served, lease_s)
+            await ensure_streams(connection)
+            await ensure_supervisor_consumers(connection, confirm_s=confirm_s)
+            for pool in pools:
+                await link._ensure_pool(pool)
+            yield link
+
+    async def wait_lost(self) -> str:
+        """Wait until the connection is gone for good and return why."""
+        return await self.connection.wait_lost()
+
+    async def publish_job(self, job: JobSpec, dedupe: str) -> None:
+        """Store a job for its pool; a second one with the same `dedupe` within 600 s is ignored.
+
+        Raises:
+            ValueError: The job is larger than a message may be (1 MiB): bulk belongs into the task bundle.
+        """
+        await self._ensure_pool(job.pool)
+        await self.connection.store(subjects.job(job.pool), job.model_dump_json().encode(), dedupe=dedupe)
+
+    async def credit(self, pool: str) -> int:
+        """Return how many more jobs waiting executors of the pool could take at once; at least 0."""
+        await self._ensure_pool(pool)
+        info = await self.connection.api(f"CONSUMER.INFO.{subjects.STREAM_JOBS}.{pool}")
+        return max(0, int(info["num_waiting"]) - int(info["num_pending"]))
+
+    async def cancel(self, executor: str, job_id: str, reason: str) -> None:
+        """Tell an executor to stop an attempt; one-way, may be lost, so the claim is the truth."""
+        control = Control(verb="cancel", job_id=job_id, reason=reason)
+        await self.connection.publish(subjects.control(executor, "cancel"), control.model_dump_json().encode())
+
+    async def redeliver(self, ack_subject: str) -> None:
+        """Hand a dead executor's job out again at once; nothing happens if it is off the queue."""
+        await self._settle(ack_subject, b"-NAK")
+
+    async def withdraw(self, ack_subject: str) -> None:
+        """Remove a delivered job from the queue; nothing happens if it is off already."""
+        await self._settle(ack_subject, b"+TERM")
+
+    async def results(self) -> AsyncIterator[StoredResult]:
+        """Yield results in order, each again after `confirm_s` until it is confirmed.
+
+        What is not a result, or speaks for another executor than its own, is logged and removed.
+        """
+        while True:
+            message = await self._pulled(subjects.STREAM_RESULTS)
+            if message is None:
+                continue
+            result = _result(message)
+            if result is None:
+                with suppress(BrokerError):  # it comes again, and is removed then
+                    await self.connection.request(message.reply, b"+TERM")
+            else:
+                yield _NatsResult(self.connection, message.reply, result)
+
+    async def progress(self) -> AsyncIterator[Progress]:
+        """Yield what running attempts do; lossy."""
+        async for progress in watch_progress(self.connection):
+            yield progress
+
+    async def telemetry(self) -> AsyncIterator[bytes]:
+        """Yield gzip OTLP payloads of executors; one is confirmed when the next is asked for."""
+        while True:
+            message = await self._pulled(subjects.STREAM_TEL)
+            if message is not None:
+                yield message.data
+                await self.connection.publish(message.reply, b"+ACK")
+
+    async def serve(self, claims: ClaimHandler, budgets: BudgetHandler, rpcs: dict[str, RpcHandler]) -> None:
+        """Answer executors and CLIs from now on, until the link is closed.
+
+        A handler's `AndonError` is told to the caller, who sees a `BrokerError`; any other exception is logged here.
+        """
+
+        async def claim(request: Message) -> bytes:
+            asked = ClaimRequest.model_validate_json(request.data)
+            if asked.executor != request.subject.rsplit(".", 1)[-1] or subjects.pool_of_ack(asked.ack_subject) is None:
+                return ClaimReply(decision="refused", reason="the request names another executor or no job").model_dump_json().encode()
+            return (await claims(asked)).model_dump_json().encode()
+
+        async def budget(request: Message) -> bytes:
+            asked = BudgetRequest.model_validate_json(request.data)
+            if asked.executor != request.subject.rsplit(".", 1)[-1]:
+                refusal = BudgetReply(granted=False, remaining_nano_usd=0, reason="the request names another executor")
+                return refusal.model_dump_json().encode()
+            return (await budgets(asked)).model_dump_json().encode()
+
+        await self._served.enter_async_context(serving(self.connection, subjects.claim("*"), claim))
+        await self._served.enter_async_context(serving(self.connection, subjects.budget("*"), budget))
+        for subject, handler in rpcs.items():
+            await self._served.enter_async_context(serving(self.connection, subject, _bytes_only(handler)))
+
+    async def executors(self) -> list[Heartbeat]:
+        """Return the executors whose life sign has not expired, by name."""
+        return await list_executors(self.connection)
+
+    async def get_blob(self, ref: BlobRef) -> bytes:
+        """Read an object of either bucket and verify its digest."""
+        return await get_blob(self.connection, ref)
+
+    async def put_blob(self, name: str, data: bytes, bucket: Bucket = "IN") -> BlobRef:
+        """Store an object."""
+        return await put_blob(self.connection, bucket, name, data)
+
+    async def _ensure_pool(self, pool: str) -> None:
+        if pool not in self._pools:
+            await ensure_pool(self.connection, pool, lease_s=self._lease_s)
+            self._pools.add(pool)
+
+    async def _settle(self, ack_subject: str, verb: bytes) -> None:
+        if subjects.pool_of_ack(ack_subject) is None:  # an executor chose it: anything else would let it steer our publishing
+            raise Rejected(f"{ack_subject!r} is not the ack subject of a job")
+        await self.connection.request(ack_subject, verb)
+
+    async def _pulled(self, stream: str) -> Message | None:
+        try:
+            await self.connection.wait_up(PULL_S)
+            return await self.connection.pull(stream, SUPERVISOR, wait_s=PULL_S)
+        except BrokerError:
+            # Down for a while, or opening its streams after a restart: only a connection that is gone for good ends the iteration.
+            if self.connection.is_lost:
+                raise
+            await asyncio.sleep(RETRY_S)
+            return None
+
+
+class _NatsResult:
+    def __init__(self, connection: Connection, ack_subject: str, result: AttemptResult) -> None:
+        self._connection = connection
+        self._ack_subject = ack_subject
+        self.result = result
+
+    async def confirm(self) -> None:
+        """Do not deliver it again."""
+        await self._connection.request(self._ack_subject, b"+ACK")
+
+
+async def watch_progress(connection: Connection) -> AsyncIterator[Progress]:
+    """Yield the progress of all executors; what is not one is skipped."""
+    async with connection.subscription(subjects.progress("*")) as said:
+        while True:
+            try:
+                message = await said.next(60.0)
+            except Interrupted:
+                continue
+            if message is None:
+                continue
+            try:
+                progress = Progress.model_validate_json(message.data)
+            except ValidationError:
+                continue
+            if progress.executor == message.subject.rsplit(".", 1)[-1]:
+                yield progress
+
+
+async def list_executors(connection: Connection) -> list[Heartbeat]:
+    """Return the life signs that have not expired, by name; what is not one is logged and left out."""
+    beats: list[Heartbeat] = []
+    for message in await connection.direct(f"KV_{subjects.KV_EXECUTORS}", {"multi_last": [subjects.life_sign("*")]}):
+        name = message.headers.get("Nats-Subject", "").rsplit(".", 1)[-1]
+        try:
+            beat = Heartbeat.model_validate_json(message.data)
+        except ValidationError:
+            logger.warning("a life sign cannot be read", extra={"executor": name})
+            continue
+        if beat.executor == name:
+            beats.append(beat)
+    return sorted(beats, key=lambda beat: beat.executor)
+
+
+def _result(message: Message) -> AttemptResult | None:
+    executor = message.subject.split(".")[2]
+    try:
+        result = AttemptResult.model_validate_json(message.data)
+    except ValidationError as error:
+        logger.warning("a result cannot be read", extra={"executor": executor, "errors": error.error_count()})
+        return None
+    if result.executor != executor:
+        logger.warning("an executor spoke for another", extra={"executor": executor, "as": result.executor})
+        return None
+    return result
+
+
+def _bytes_only(handler: RpcHandler) -> Answer:
+    async def answer(request: Message) -> bytes:
+        return await handler(request.data)
+
+    return answer
