@@ -9,6 +9,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ class DockerSandbox:
         # The name is known before the container is, so that a create whose answer was lost can still be undone.
         self._name = f"andon-{slot.instance}-{slot.slot}-{secrets.token_hex(4)}"
         self._output = AttachedOutput(LOG_BYTES_MAX)
+        self._stream: socket.socket | None = None
         self._limits = slot.limits
         self._missing: tuple[str, ...] = engine.facts.missing
         self._id = ""
@@ -124,13 +126,10 @@ class DockerSandbox:
 
     async def start(self, image_id: str) -> None:
         """Create, attach, start; called once, by the runtime."""
-        stream = await self._engine.call(f"cannot create a sandbox from {image_id[:19]}", lambda: self._create_and_attach(image_id))
+        what = f"cannot create a sandbox from {image_id[:19]}"
+        stream = await self._engine.call(what, lambda: self._create_and_attach(image_id))
         # Reading begins before the start: not a byte of output is missed although the engine keeps none.
-        loop = asyncio.get_running_loop()
-        if stream.family == socket.AF_UNIX:
-            await loop.create_unix_connection(lambda: self._output, sock=stream)
-        else:
-            await loop.create_connection(lambda: self._output, sock=stream)
+        await self._read_output(stream)
         await self._engine.call("cannot start the sandbox", lambda: self._client.start(self._id))
 
     async def assign(self, limits: Limits) -> None:
@@ -144,17 +143,17 @@ class DockerSandbox:
 
     async def pause(self) -> None:
         """Freeze every process; a paused container stays paused when paused again."""
-        await self._engine.call("cannot pause the sandbox", lambda: _unless(409, lambda: self._client.pause(self._id)))
+        await self._engine.call("cannot pause the sandbox", lambda: self._freeze(self._client.pause, paused=True))
 
     async def unpause(self) -> None:
         """Let a frozen container go on."""
-        await self._engine.call("cannot unpause the sandbox", lambda: _unless(409, lambda: self._client.unpause(self._id)))
+        await self._engine.call("cannot unpause the sandbox", lambda: self._freeze(self._client.unpause, paused=False))
 
     async def kill(self) -> None:
         """Kill every process at once, frozen or not, and return when none is left; a dead container is left alone."""
         if self._exit is None:
             self._we_killed = True
-            await self._engine.call("cannot kill the sandbox", lambda: _unless(409, lambda: self._client.kill(self._id, signal="KILL")))
+            await self._engine.call("cannot kill the sandbox", partial(_kill, self._client, self._id))
             try:
                 async with asyncio.timeout(_DEAD_S):
                     await self.wait()
@@ -185,6 +184,8 @@ class DockerSandbox:
             await self._engine.call(f"cannot remove container {self._name}", lambda: _remove(self._client, self._name))
             self._removed = True
         self._output.close()
+        if self._stream is not None:
+            self._stream.close()
 
     def _create_and_attach(self, image_id: str) -> socket.socket:
         hosts = self._slot.task.parent / "hosts"
@@ -193,16 +194,31 @@ class DockerSandbox:
         created: dict[str, Any] = self._client.create_container_from_config(request, name=self._name)  # type: ignore[no-untyped-call]
         self._id = str(created["Id"])
         self._missing += tuple(str(line) for line in created.get("Warnings") or ())
-        return _attach(self._client, self._id)
+        self._stream = _attach(self._client, self._id)
+        return self._stream
+
+    async def _read_output(self, stream: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        connect = loop.create_unix_connection if stream.family == socket.AF_UNIX else loop.create_connection
+        await connect(lambda: self._output, sock=stream)
+
+    def _freeze(self, change: Callable[[str], None], *, paused: bool) -> None:
+        try:
+            change(self._id)
+        except APIError:
+            # Engines answer a change that changes nothing in different ways; a dead container is frozen enough.
+            state = self._inspect()
+            if state["Running"] and state["Paused"] != paused:
+                raise
+
+    def _inspect(self) -> dict[str, Any]:
+        try:
+            return dict(self._client.inspect_container(self._id)["State"])
+        except NotFound:
+            return {"Running": False, "Paused": False, "ExitCode": _SIGKILL_CODE, "OOMKilled": False}
 
     async def _state(self) -> dict[str, Any]:
-        def inspect() -> dict[str, Any]:
-            try:
-                return dict(self._client.inspect_container(self._id)["State"])
-            except NotFound:
-                return {"Running": False, "ExitCode": _SIGKILL_CODE, "OOMKilled": False}
-
-        return await self._engine.call("cannot inspect the sandbox", inspect)
+        return await self._engine.call("cannot inspect the sandbox", self._inspect)
 
     async def _read_exit(self, state: dict[str, Any]) -> Exit:
         # Death and its reason are two events of the engine; one may come before the other.
@@ -214,13 +230,32 @@ class DockerSandbox:
 
 def _attach(client: docker.APIClient, container: str) -> socket.socket:
     """Return a socket of our own on the container's output: asyncio reads it, no thread waits."""
-    stream = client.attach_socket(container, params={"stdout": 1, "stderr": 1, "stream": 1})
+    # The SDK's attach keeps the whole response alive; here it is closed and the socket goes on. Before the start there is
+    # no output yet, so nothing of it can lie in a buffer of the response.
+    response = client.post(
+        _url(client, f"/containers/{container}/attach"),
+        params={"stream": "1", "stdout": "1", "stderr": "1"},
+        headers={"Connection": "Upgrade", "Upgrade": "tcp"},
+        stream=True,
+        timeout=CALL_S,
+    )
     try:
-        owned = socket.socket(fileno=socket.dup(stream.fileno()))
+        response.raise_for_status()
+        owned = socket.socket(fileno=socket.dup(response.raw.fileno()))
     finally:
-        stream.close()
+        response.close()
     owned.setblocking(False)
     return owned
+
+
+def _kill(client: docker.APIClient, container: str) -> None:
+    try:
+        client.kill(container, signal="KILL")
+    except NotFound:
+        return
+    except APIError as error:
+        if error.status_code != HTTPStatus.CONFLICT:  # it is not running
+            raise
 
 
 def _remove(client: docker.APIClient, container: str) -> None:
@@ -229,24 +264,17 @@ def _remove(client: docker.APIClient, container: str) -> None:
     except NotFound:
         return
     except APIError as error:
-        if error.status_code != 409:  # already being removed
-            raise
-
-
-def _unless(status: int, call: Callable[[], object]) -> None:
-    try:
-        call()
-    except NotFound:
-        return
-    except APIError as error:
-        if error.status_code != status:
+        if error.status_code != HTTPStatus.CONFLICT:  # it is being removed
             raise
 
 
 def _post(client: docker.APIClient, path: str, body: dict[str, Any]) -> None:
     """Post to an address the SDK has no full method for (it knows no pids limit in an update)."""
-    response = client.post(f"{client.base_url}/v{client.api_version}{path}", json=body, timeout=CALL_S)
-    response.raise_for_status()
+    client.post(_url(client, path), json=body, timeout=CALL_S).raise_for_status()
+
+
+def _url(client: docker.APIClient, path: str) -> str:
+    return f"{client.base_url}/v{client.api_version}{path}"
 
 
 def _write_once(path: Path, text: str) -> None:
