@@ -23,7 +23,7 @@ from sandbox.contract.tree import Entry
 from sandbox.contract.tree_rules import LINK_TARGET_BYTES_MAX, TreeLimits, shown, withheld
 from sandbox.git import Git, Owner, blob_sha, checked_sha, in_thread, list_tree, objects_reader, require_version, sizes
 from sandbox.mirror import list_refs, pack_of, read_ref, update_ref
-from sandbox.quarantine import receive
+from sandbox.quarantine import parse_bundle, receive
 
 DOCKERFILE = ".andon/Dockerfile"
 DOCKERFILE_BYTES_MAX = 256 << 10
@@ -163,8 +163,9 @@ def _deliver(repository: Path, ref: str, commit: str, base: str, git_bundle: byt
         raise ConflictError(f"branch {ref.removeprefix('refs/heads/')} of {repository} exists already, at {found}")
     if sizes(git, [base]).get(base, ("", 0))[0] != "commit":
         raise ConflictError(f"the base commit {base} is no longer in {repository}; the result stays in Andon's mirror")
-    if receive(git, git_bundle, base, TreeLimits()) != commit:
+    if parse_bundle(git_bundle, base)[0] != commit:
         raise RejectedBundle(f"the git bundle does not hold {commit}")
+    receive(git, git_bundle, base, TreeLimits())
     update_ref(git, ref, commit, None)
 
 

@@ -267,8 +267,9 @@ class RunningGit:
         return GitError(f"git {self._verb} {ended}: {said or 'it said nothing'}"[:1_000])
 
     def limit_memory(self, bytes_max: int) -> None:
-        """Bound the address space of the process from now on."""
-        with contextlib.suppress(ProcessLookupError):  # it has ended: nothing is left to bound
+        """Bound the address space of the process from now on; not if it runs as another user and this host forbids it."""
+        # It may have ended. Another user's repository only ever gets what our own mirror made.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             resource.prlimit(self._child.pid, resource.RLIMIT_AS, (bytes_max, bytes_max))
 
     def close(self) -> None:

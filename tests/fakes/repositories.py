@@ -89,7 +89,7 @@ def plant_hooks(git_dir: Path, canary: Path) -> None:
         "post-receive post-rewrite post-update pre-applypatch pre-auto-gc pre-commit pre-merge-commit pre-push pre-rebase "
         "pre-receive prepare-commit-msg proc-receive push-to-checkout reference-transaction sendemail-validate update"
     )
-    (git_dir / "hooks").mkdir(exist_ok=True)
+    (git_dir / "hooks").mkdir(parents=True, exist_ok=True)
     for name in names.split():
         hook = git_dir / "hooks" / name
         hook.write_text(f"#!/bin/sh\necho {name} >> '{canary}'\n")
