@@ -19,7 +19,7 @@ def run(root: str, pending: socket.socket) -> int:
         submission = _work(assignment, paths)
     except Exception as error:  # noqa: BLE001 - whatever broke, the executor gets to know it by a submission rather than by silence
         traceback.print_exc()
-        submission = Submission(status="error", summary=f"{type(error).__name__}: {error}"[:2_000])
+        submission = Submission(status="error", summary=ascii(error)[:2_000])
     say(f"submit {submission.status} after {submission.steps} steps")
     gateway_client.post_submission(gateway, submission.model_dump_json().encode())
     return 0
@@ -41,6 +41,7 @@ def _work(assignment: Assignment, paths: Paths) -> Submission:
 
 
 def say(line: str) -> None:
-    """Write one line of the container's log, at most 400 characters."""
-    sys.stdout.write(line.replace("\n", " ")[:400] + "\n")
+    """Write one line of the container's log: printable characters only, at most 400."""
+    shown = "".join(char if char.isprintable() else " " for char in line[:400])
+    sys.stdout.write(shown + "\n")
     sys.stdout.flush()

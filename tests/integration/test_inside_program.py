@@ -138,3 +138,18 @@ async def python(code: str) -> str:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, cwd=REPOSITORY)
     stdout, _ = await process.communicate()
     return stdout.decode()
+
+
+async def test_the_log_shows_no_terminal_escapes(root: Path) -> None:
+    """They would reach the terminal of whoever reads it."""
+    agent = AgentSpec(name="implement", model="claude-sonnet-5-5", system="s", prompt="p")
+
+    async with (
+        ScriptedModel(single(bash("echo ü \x1b[31m\x9b"), submit("done"))) as model,
+        SocketGateway(root / "gw/gateway.sock", an_assignment(agent=agent), model),
+    ):
+        _, stdout, _ = await run_program(root)
+
+    assert "echo ü" in stdout
+    assert "\x1b" not in stdout
+    assert "\x9b" not in stdout

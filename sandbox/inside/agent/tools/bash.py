@@ -67,8 +67,8 @@ class Bash:
         capture = Capture()
         try:
             self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # A file, not an argument: one argument holds at most 128 KiB. surrogates come from broken JSON escapes.
-            (self._state / "command").write_text(command + "\n", encoding="utf-8", errors="replace")
+            # A file, not an argument: one argument holds at most 128 KiB.
+            (self._state / "command").write_text(command + "\n", encoding="utf-8")
             ended = run_process(
                 ["bash", "--noprofile", "--norc", "-c", _SCRIPT, "bash", str(self._state)],
                 cwd=self._workspace,
