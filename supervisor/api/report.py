@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from sandbox.contract.result import Finding
 from supervisor.api.inert import inert, inert_line
-from supervisor.api.views import cost_of, is_over, iso, last_at, tests_of, tokens_of, usage_of
+from supervisor.api.views import cost_of, counted_tests, is_over, iso, last_at, tokens_of, usage_of
 from supervisor.errors import ExitCode
 from supervisor.pipeline.run import JobState, RunState
 
@@ -129,7 +129,7 @@ def _facts(run: RunState) -> list[str]:
         lines += _labelled("commit", f"{run.landed_commit}  on {inert_line(run.intent.base_name)} ({run.intent.base_commit[:12]})")
         for label, paths in (("created", run.files_created), ("modified", run.files_modified), ("deleted", run.files_deleted)):
             lines += _labelled(label, _shortened(paths))
-        counts = tests_of(run)
+        counts = counted_tests(run)
         lines += _labelled("tests", f"{counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped")
         lines += _labelled("reason", inert_line(run.end_reason, 400)) if run.end_reason else []
     else:
@@ -211,7 +211,7 @@ def _execution(run: RunState) -> list[str]:
 
 
 def _results(run: RunState) -> list[str]:
-    counts = tests_of(run)
+    counts = counted_tests(run)
     lines = [f"Tests: {counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped."]
     if run.end_stage or run.end_reason:
         where = " ".join(part for part in (f"Stopped at stage {code(run.end_stage)}," if run.end_stage else "Stopped:",) if part)

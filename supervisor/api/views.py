@@ -161,7 +161,7 @@ def result_of(run: RunState, report: str | None) -> RunResult:
         replay=run.intent.mode == "replay",
         stages=tuple(_stage(job) for job in run.jobs.values()),
         files=FilesView(created=run.files_created, modified=run.files_modified, deleted=run.files_deleted),
-        tests=tests_of(run),
+        tests=counted_tests(run),
         report=report,
     )
 
@@ -206,7 +206,7 @@ def row_of(run: RunState) -> ListRow:
     )
 
 
-def tests_of(run: RunState) -> TestCounts:
+def counted_tests(run: RunState) -> TestCounts:
     """Return the counts of the last validate that was judged; zeros if none was."""
     judged = [job.tests for job in run.jobs.values() if job.role == "validate" and job.is_done]
     return judged[-1] if judged else TestCounts()

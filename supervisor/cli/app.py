@@ -39,6 +39,12 @@ class App:
 
         return StateDirectory.reading(self.config().state_directory)
 
+    def is_anybody_at_work(self) -> bool:
+        """Return whether a supervisor may be driving runs: a fleet's, or a running embedded stack. Starts nothing."""
+        from supervisor.stack import read_stack
+
+        return self.config().nats_url is not None or read_stack(self.reading()) is not None
+
 
 def say(text: str) -> None:
     """Write one line of progress to stderr."""

@@ -31,7 +31,7 @@ COMMANDS = {
     "up": "Start the embedded stack and keep it running.",
     "down": "Stop the embedded stack.",
     "trust": "Agree to build a repository's own image.",
-    "executor": "Run an executor on this host.",
+    "executor": "Join a fleet and run its jobs.",
     "config": "Show the configuration and where it came from.",
     "completion": "Print a shell completion script.",
     "version": "Show the version.",

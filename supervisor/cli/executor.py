@@ -4,10 +4,16 @@ import importlib
 
 import click
 
+from supervisor.cli.app import App
+
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENTS]...")
-def command(arguments: tuple[str, ...]) -> int:
-    """Run an executor on this host."""
-    returned = importlib.import_module("sandbox.executor.__main__").main(list(arguments))
-    return returned if isinstance(returned, int) else 0
+@click.pass_obj
+def command(app: App, arguments: tuple[str, ...]) -> int:
+    """Join a fleet and run its jobs."""
+    from supervisor.config import process_environment
+
+    program = importlib.import_module("sandbox.executor.__main__")
+    returned: int = program.main(list(arguments), process_environment() if app.environ is None else app.environ)
+    return returned

@@ -4,12 +4,12 @@ Text that an agent or a model wrote is made inert before it is drawn, and never 
 """
 
 import codecs
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol, Self, TextIO, cast
 
-from rich.console import Console
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from sandbox.contract.wire import Progress
@@ -23,8 +23,13 @@ from supervisor.pipeline.run import RunState
 TICK_S = 0.25
 PROGRESS_EVERY_S = 2.0
 """At most one plain line of progress for each stage in this time."""
-_TOOLS_COLUMNS_MIN = 60
-"""A narrower terminal shows state, time and cost only."""
+_WIDTHS = {"mark": 1, "stage": 0, "state": 0, "time": 11, "turn": 8, "tool": 6, "tokens": 16, "cost": 9}
+"""Characters of each column; `stage` is as wide as the longest name, `state` takes what is left."""
+_STATE_CHARS = (16, 44)
+_OPTIONAL = ("tokens", "tool", "turn", "time")
+"""What a narrow terminal gives up, in this order."""
+_NUMBERS = frozenset({"time", "tokens", "cost"})
+_TOOL_WORDS = {"str_replace_based_edit_tool": "edit"}
 
 _MARKS: dict[RowState, tuple[str, str, str]] = {
     "waiting": ("·", ".", "dim"),
@@ -146,41 +151,39 @@ class LiveDisplay:
     def tick(self) -> None:
         """Redraw."""
         if self._run is not None:
-            self._live.update(self._picture(self._run), refresh=True)
+            self._live.update(self.picture(), refresh=True)
 
-    def _picture(self, run: RunState) -> Table:
+    def picture(self) -> Group:
+        """Return what is on the screen now; empty before the first event."""
+        run = self._run
+        if run is None:
+            return Group()
         rows = board(run, self._progress, self._now())
-        is_wide = self._console.width >= _TOOLS_COLUMNS_MIN
-        # The separators are ASCII where the encoding is, and nothing is wrapped: a line is cut at the edge.
-        table = Table.grid(padding=(0, 2, 0, 0), expand=False)
-        for column in self._columns(is_wide):
-            table.add_column(
-                column, no_wrap=True, overflow="crop", justify="right" if column in {"time", "turn", "tokens", "cost"} else "left"
-            )
-        for row in rows:
-            table.add_row(*self._cells(row, is_wide))
-        page = Table.grid()
-        page.add_column(no_wrap=True, overflow="crop")
-        page.add_row(table)
-        page.add_row(Text(self._footer(run, rows), style="dim"))
-        return page
+        columns = _columns(self._console.width, max(len(row.stage) for row in rows))
+        lines = [self._line(row, columns) for row in rows]
+        return Group(*lines, Text(self._footer(run, rows), style="dim", no_wrap=True, overflow="crop"))
 
-    def _columns(self, is_wide: bool) -> list[str]:
-        return (
-            ["mark", "stage", "state", "time", "turn", "tool", "tokens", "cost"] if is_wide else ["mark", "stage", "state", "time", "cost"]
-        )
-
-    def _cells(self, row: BoardRow, is_wide: bool) -> Iterator[Text]:
+    def _line(self, row: BoardRow, columns: dict[str, int]) -> Text:
+        """Return one stage's line: columns of fixed width, so that the picture does not jump; nothing is wrapped."""
         fancy, plain, style = _MARKS[row.state]
-        yield Text(fancy if self._unicode else plain, style=style)
-        yield Text(row.stage, style="bold" if row.state == "running" else style)
-        yield Text(state_words(row), style=style)
-        yield Text(duration(row.elapsed_s) if row.state != "waiting" and row.elapsed_s else "")
-        if is_wide:
-            yield Text(str(row.turn) if row.turn else "")
-            yield Text(inert_line(row.tool, 24))
-            yield Text(f"{row.tokens:,}" if row.tokens else "")
-        yield Text(money(row.cost_nano_usd) if row.cost_nano_usd else "")
+        cells = {
+            "mark": fancy if self._unicode else plain,
+            "stage": row.stage,
+            "state": inert_line(state_words(row), columns["state"]),
+            "time": duration(row.elapsed_s) if row.state != "waiting" and row.elapsed_s else "",
+            "turn": f"turn {row.turn}" if row.turn else "",
+            "tool": inert_line(_TOOL_WORDS.get(row.tool, row.tool), columns.get("tool", 0)),
+            "tokens": f"{row.tokens:,} tokens" if row.tokens else "",
+            "cost": money(row.cost_nano_usd) if row.cost_nano_usd else "",
+        }
+        styles = {"mark": style, "stage": "bold" if row.state == "running" else style, "state": style}
+        line = Text(no_wrap=True, overflow="crop")
+        for name, width in columns.items():
+            text = cells[name]
+            padded = set_cell_size(text, width) if name not in _NUMBERS else set_cell_size(" " * (width - cell_len(text)) + text, width)
+            line.append(padded + "  ", style=styles.get(name, ""))
+        line.rstrip()
+        return line
 
     def _footer(self, run: RunState, rows: list[BoardRow]) -> str:
         end = run.ended_at if is_over(run) and run.ended_at else self._now()
@@ -194,6 +197,23 @@ class LiveDisplay:
         if not is_over(run):
             parts.append("Ctrl-C parks")
         return (" · " if self._unicode else " | ").join(parts)
+
+
+def _columns(width: int, stage_chars: int) -> dict[str, int]:
+    """Return the columns that fit, with their widths, in order."""
+    columns = {**_WIDTHS, "stage": stage_chars}
+    least, most = _STATE_CHARS
+    for name in _OPTIONAL:
+        if _room(columns, width) >= least:
+            break
+        del columns[name]
+    columns["state"] = min(max(_room(columns, width), 4), most)
+    return columns
+
+
+def _room(columns: dict[str, int], width: int) -> int:
+    """Return how many characters are left for `state`."""
+    return width - sum(columns.values()) - 2 * (len(columns) - 1)
 
 
 def state_words(row: BoardRow) -> str:

@@ -8,6 +8,7 @@ import click
 
 from supervisor.cli.app import App
 from supervisor.cli.arguments import files_named, run_argument
+from supervisor.errors import InfrastructureError
 
 if TYPE_CHECKING:
     from supervisor.api.run_files import RunFiles
@@ -33,6 +34,8 @@ def command(app: App, run_id: str | None, follow: bool, stage: str | None, as_js
         reader.run_or_unknown()
     for _ in _polls(reader, follow=follow):
         reader.show_new()
+        if follow and not reader.is_over() and not app.is_anybody_at_work():
+            raise InfrastructureError(f"nobody works on run {files.directory.name} now; go on with: andon resume {files.directory.name}")
 
 
 class _Reader:

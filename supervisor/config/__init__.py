@@ -1,6 +1,6 @@
 """What a process is configured with (`settings`) and where its state lies (`state`); nothing else reads the environment."""
 
-from supervisor.config.settings import ENVIRONMENT, PROVIDER_ENVIRONMENT, Config, load, nano_usd, parse_usd
+from supervisor.config.settings import ENVIRONMENT, PROVIDER_ENVIRONMENT, Config, load, nano_usd, parse_usd, process_environment
 from supervisor.config.state import StateDirectory, socket_directory, write_atomically
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "load",
     "nano_usd",
     "parse_usd",
+    "process_environment",
     "socket_directory",
     "write_atomically",
 ]

@@ -185,6 +185,11 @@ def load(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] |
     return config
 
 
+def process_environment() -> Mapping[str, str]:
+    """Return this process's environment, for the programs that are handed one; the only other reading of it is `load`."""
+    return os.environ
+
+
 def _explained(error: ValidationError, origins: Mapping[str, str]) -> UsageError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     key = str(first["loc"][0]) if first["loc"] else "configuration"

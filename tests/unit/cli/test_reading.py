@@ -81,6 +81,8 @@ def test_status_says_what_each_stage_waits_for(andon: CommandLine) -> None:
         "  validate                                 waiting after implement, test",
         "  docs                                     waiting after validate",
         "  land                                     waiting after docs",
+        "",
+        f"  nobody works on it now, the stack is not running; go on with: andon resume {RUN}",
     ]
 
 
@@ -136,6 +138,7 @@ def test_logs_json_is_the_events_line_by_line(andon: CommandLine) -> None:
 def test_logs_follow_until_the_run_is_over(andon: CommandLine) -> None:
     """What is appended meanwhile is shown, then it ends by itself."""
     log = run_events.happy()
+    andon.environ = {"NATS_URL": "nats://fleet:4222"}
     files = andon.has_run(log[:12])
 
     def go_on(files: RunFiles) -> None:
@@ -148,6 +151,17 @@ def test_logs_follow_until_the_run_is_over(andon: CommandLine) -> None:
     writer.join()
 
     assert ended.out.splitlines()[-1] == "[land] andon/add-rate-limiting is in /home/ada/notes"
+
+
+def test_logs_do_not_wait_for_a_stack_that_is_not_there(andon: CommandLine) -> None:
+    """After a crash `-f` would wait for ever; it shows what there is and says how to go on."""
+    andon.has_run(run_events.happy()[:12])
+
+    ended = andon("logs", "-f")
+
+    assert ended.code == 5
+    assert "[spec] started on host-1" in ended.out
+    assert ended.err == f"andon: error: nobody works on run {RUN} now; go on with: andon resume {RUN}\n"
 
 
 def test_diff_without_a_mirror_says_where_to_look(andon: CommandLine) -> None:
