@@ -1,8 +1,7 @@
 """The scripted model: a real HTTP server that speaks the streaming Messages API and says what a script says. No model.
 
 It checks what a provider checks (roles alternate or join, every tool call is answered, the conversation only grows, at
-most four cache markers) and keeps a log of every call, as a provider's log would. Run it by hand with
-`python -m tests.fakes.scripted_model [VARIANT]`: it prints the environment to use and serves until it is interrupted.
+most four cache markers) and keeps a log of every call, as a provider's log would.
 """
 
 import asyncio
