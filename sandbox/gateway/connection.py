@@ -18,6 +18,7 @@ BODY_TIMEOUT_S = 30.0
 WRITE_TIMEOUT_S = 60.0
 WRITE_BUFFER_BYTES = 4 << 20
 """A client that reads slowly, or is frozen, does not stall the provider's stream below this."""
+CLOSE_TIMEOUT_S = 2.0
 _CHUNK_BYTES = 64 * 1024
 JSON_TYPE = "application/json"
 
@@ -102,12 +103,21 @@ class Connection:
         self._writer.transport.abort()
 
     async def wait_closed(self) -> None:
-        """Close the connection, flushing what was written, for at most a second."""
-        self._writer.close()
+        """Close the connection, flushing what was written, for at most two seconds."""
         with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._linger()
+                self._writer.close()
                 await self._writer.wait_closed()
         self._writer.transport.abort()
+
+    async def _linger(self) -> None:
+        """After a reply to a request that was not read, swallow what still comes: a reset would take the reply with it."""
+        if self.is_request_read or self._http.our_state is not h11.MUST_CLOSE or self._writer.is_closing():
+            return
+        self._writer.write_eof()
+        while await self._reader.read(_CHUNK_BYTES):
+            pass
 
     @property
     def is_gone(self) -> bool:
@@ -116,8 +126,8 @@ class Connection:
 
     @property
     def is_request_read(self) -> bool:
-        """Whether the whole request was read, so that another may follow on this connection."""
-        return self._http.their_state is h11.DONE
+        """Whether the whole request was read, so that nothing of it is left on the connection."""
+        return self._http.their_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
 
     async def _next_exchange(self, wait_s: float) -> "Exchange | None":
         try:
@@ -141,7 +151,7 @@ class Connection:
             while True:
                 event = self._event()
                 if isinstance(event, h11.Request):
-                    return event
+                    return _of_bounded_size(event)
                 if event is not h11.NEED_DATA:
                     return None
                 await self._receive()
@@ -306,3 +316,10 @@ class Exchange:
             raise Refusal(400, "invalid_request_error", "both transfer-encoding and content-length", retry=False)
         if any(value.strip().lower() != "identity" for value in self.values("content-encoding")):
             raise Refusal(400, "invalid_request_error", "content-encoding: only identity", retry=False)
+
+
+def _of_bounded_size(request: h11.Request) -> h11.Request:
+    """Return `request`; h11 bounds only a header that came in pieces."""
+    if sum(len(name) + len(value) for name, value in request.headers) + len(request.target) > HEADER_BYTES_MAX:
+        raise Refusal(431, "invalid_request_error", f"a header of more than {HEADER_BYTES_MAX} bytes", retry=False)
+    return request

@@ -16,6 +16,8 @@ from sandbox.gateway.refusal import ClientGone, Refusal
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 32
+OPEN_MAX = 4 * CONNECTIONS_MAX
+"""With those that are being turned away or closed; beyond it a connection is dropped without a word."""
 BODIES_BYTES_MAX = 64 << 20
 """Request bodies held at once, over all connections of one attempt."""
 DRAIN_TIMEOUT_S = 60.0
@@ -106,6 +108,9 @@ class Server:
             log.error("gateway.connection_fault", exc_info=error)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) > OPEN_MAX:
+            writer.transport.abort()
+            return
         peer = peer_of(writer.get_extra_info("socket"))
         connection = Connection(reader, writer, peer, timeouts=self._timeouts, bodies=self._bodies, on_bytes=self._on_bytes)
         try:

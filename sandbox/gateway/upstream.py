@@ -7,6 +7,7 @@ provider says when it refuses stays here: replies are made anew from the status 
 import asyncio
 import ipaddress
 import json
+import logging
 import math
 import re
 import ssl
@@ -154,6 +155,8 @@ class Upstream:
 
     def client(self) -> httpx2.AsyncClient:
         """Return a client of its own for one attempt; it reads nothing from the environment."""
+        for library in ("httpcore2", "httpx2"):
+            logging.getLogger(library).setLevel(logging.WARNING)  # their debug lines hold headers
         return httpx2.AsyncClient(
             verify=self.tls or self.base_url.startswith("https:"),
             proxy=httpx2.Proxy(self.proxy, ssl_context=self.tls) if self.proxy else None,

@@ -108,16 +108,17 @@ async def open_gateway(
 async def from_another_process(socket: Path, data: bytes, *, uid: int | None = None) -> bytes:
     """Send bytes from a process of its own, as `uid`, and return the reply."""
     code = (
-        "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(sys.stdin.buffer.read())\n"
+        "import os,socket,sys; uid=int(sys.argv[2])\n"
+        "if uid != os.getuid(): os.setgroups([]); os.setgid(uid); os.setuid(uid)\n"
+        "s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(sys.stdin.buffer.read())\n"
         "while d:=s.recv(65536): sys.stdout.buffer.write(d)"
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-I", "-S", "-c", code, str(socket)),
+        *("-I", "-S", "-c", code, str(socket), str(os.getuid() if uid is None else uid)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        user=os.getuid() if uid is None else uid,
         cwd="/",
     )
     async with asyncio.timeout(20):
