@@ -178,7 +178,8 @@ class RunActor:
             if due is None:
                 return wanted
             try:
-                commands = decide(self.state, await self._append(due.model_copy(update={"at": self.ports.clock()})))
+                stored = await self._append(due.model_copy(update={"at": self.ports.clock()}))
+                commands = decide(self.state, stored)
             except _Overtaken:
                 commands = pending(self.state)
         raise RuntimeError(f"run {self.state.run_id}: the machine appends without end, last {commands}")
