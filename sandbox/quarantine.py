@@ -15,7 +15,7 @@ from pathlib import Path
 from sandbox.contract.errors import GitError, RejectedBundle
 from sandbox.contract.tree import Change, Entry
 from sandbox.contract.tree_rules import LINK_TARGET_BYTES_MAX, TreeLimits, collision, refused_change, shown, too_much, withheld
-from sandbox.git import Git, GitOutputTooLarge, checked_sha, list_tree, objects_reader, sizes
+from sandbox.git import LISTING_BYTES_MAX, Git, GitOutputTooLarge, checked_sha, list_tree, objects_reader, sizes
 
 BUNDLE_HEADER = b"# v2 git bundle\n"
 RESULT_REF = "refs/andon/result"
@@ -23,7 +23,7 @@ BUNDLE_BYTES_MAX = 512 << 20
 COMMIT_BYTES_MAX = 64 << 10
 OBJECTS_MAX = 200_000
 """Objects in one git bundle."""
-UNPACKING_MEMORY_BYTES_MAX = 4 << 30
+UNPACKING_MEMORY_BYTES_MAX = 2 << 30
 """Address space of `index-pack`, the store's mapped packs included."""
 UNPACKING_TIMEOUT_S = 120.0
 
@@ -55,6 +55,7 @@ def receive(git: Git, bundle: bytes, base: str, limits: TreeLimits) -> str:
         _unpack(quarantine, pack)
         _judge_objects(git, quarantine, commit)
         _judge_commit(quarantine, commit, base)
+        _judge_extent(quarantine, commit, base, limits)
         _judge_changes(quarantine, commit, base, limits)
     _unpack(git, pack)
     return commit
@@ -139,13 +140,28 @@ def _judge_commit(quarantine: Git, commit: str, base: str) -> None:
         raise RejectedBundle(f"the commit has parents {', '.join(parents) or '(none)'}; exactly {base} is expected")
 
 
+def _judge_extent(quarantine: Git, commit: str, base: str, limits: TreeLimits) -> None:
+    """Refuse a tree that is far larger than its base, e.g. a few hundred bytes that unfold to 10^10 paths.
+
+    `ls-tree` prints while it walks, directories included, so that it can be stopped; `diff-tree` would hold all of it first.
+    """
+    listing = ("-r", "-t", "-z", "--full-tree", "--name-only", "--end-of-options")
+    bytes_of_base = len(quarantine.run("ls-tree", *listing, base, output_bytes_max=LISTING_BYTES_MAX))
+    try:
+        quarantine.run("ls-tree", *listing, commit, output_bytes_max=bytes_of_base + limits.changed_files_max * limits.path_bytes_max)
+    except GitOutputTooLarge as error:
+        raise RejectedBundle(f"the tree holds more than {limits.changed_files_max} new files and directories") from error
+    except GitError as error:  # the base was listed: what git cannot walk is the bundle's tree
+        raise RejectedBundle(f"the tree cannot be listed: {error}") from error
+
+
 def _judge_changes(quarantine: Git, commit: str, base: str, limits: TreeLimits) -> None:
     """Apply the rules of `tree_rules` to what changed; entries identical to the base are never judged (DECISIONS G1)."""
     try:
         changes = changes_between(quarantine, base, commit, changes_max=limits.changed_files_max)
     except GitOutputTooLarge as error:
         raise RejectedBundle(f"more than {limits.changed_files_max} changed files") from error
-    except GitError as error:  # the base was read before: what git cannot walk is the bundle's tree
+    except GitError as error:  # as above
         raise RejectedBundle(f"the tree cannot be compared with its base: {error}") from error
     reason = too_much(changes, limits)
     if reason:
