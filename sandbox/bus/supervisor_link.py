@@ -169,6 +169,8 @@ class NatsSupervisorLink:
         await self._served.enter_async_context(serving(self.connection, subjects.budget("*"), budget))
         for subject, handler in rpcs.items():
             await self._served.enter_async_context(serving(self.connection, subject, _bytes_only(handler)))
+        # A round trip on the same connection: the broker knows the subscriptions now, so the first caller is answered.
+        await self.connection.api("INFO")
 
     async def executors(self) -> list[Heartbeat]:
         """Return the executors whose life sign has not expired, by name."""

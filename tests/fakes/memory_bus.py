@@ -360,7 +360,7 @@ class MemorySupervisorLink(MemoryLink):
     async def executors(self) -> list[Heartbeat]:
         """Return the executors whose life sign has not expired."""
         broker = self._open()
-        return [beat for until, beat in broker.life_signs.values() if until > broker.clock()]
+        return [beat for _, (until, beat) in sorted(broker.life_signs.items()) if until > broker.clock()]
 
     async def put_blob(self, name: str, data: bytes, bucket: Bucket = "IN") -> BlobRef:
         """Store an object."""
