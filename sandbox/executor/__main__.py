@@ -28,7 +28,7 @@ UID_LOCKS = Path("/run/lock/andon")
 RELEASE = "0.1.0"
 
 
-def main(arguments: list[str], environment: Mapping[str, str]) -> int:
+def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> int:
     """Run an executor; returns its exit code."""
     options = _options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -101,6 +101,7 @@ async def _host(config: ExecutorConfig, credentials: ExecutorCredentials, enviro
                     image_of=ImageResolver(runtime.engine, mirror, link, config.state).of,
                     exec_spans=Spans("andon-exec", config.release, {"host.name": socket.gethostname(), "cicd.worker.id": config.name}),
                     gateway_spans=Spans("andon-gw", config.release, {"host.name": socket.gethostname()}),
+                    agent_spans=Spans("andon-agent", config.release, {"host.name": socket.gethostname()}),
                     instance=f"{config.name}-{config.sockets.name}",
                     missing=(*facts.missing, *(() if config.uid_locks else (NO_UID_OF_ITS_OWN,))),
                     tool_environment={"LANG": "C.UTF-8"},
@@ -112,4 +113,4 @@ async def _host(config: ExecutorConfig, credentials: ExecutorCredentials, enviro
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ))
+    sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,10 @@ from sandbox.executor.config import Host
 from sandbox.executor.ending import Ending
 from sandbox.executor.outputs import Outputs
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, Slot
+from sandbox.gateway.chat_span import chat_span
+from sandbox.gateway.otlp_relay import OtlpRelay
 from sandbox.gateway.session import Session
+from sandbox.gateway.tally import CallReport
 from sandbox.runtime.container_spec import Sandbox
 from sandbox.telemetry import Attribute, Context, OpenSpan
 
@@ -40,6 +43,8 @@ class Account:
         self._sandbox = SandboxRecord(uid=slot.uid, missing=() if slot.uid is not None else (NO_UID_OF_ITS_OWN,))
         self._parent = Context.parse(grant.traceparent)
         self._process: OpenSpan | None = None
+        self._agent: Context | None = None
+        self._relay: OtlpRelay | None = None
         self.started_at = time.time()
 
     @contextmanager
@@ -95,6 +100,46 @@ class Account:
             with self.span(name):
                 value = await stack.enter_async_context(lifetime)
             yield value
+
+    @contextmanager
+    def invoking(self, box: Sandbox, session: Session) -> Iterator[str]:
+        """Open the span of the program in the container, owned by us so that its death loses no child; yields its traceparent."""
+        if self._process is None:
+            yield self._grant.traceparent
+            return
+        begun = time.time()
+        parent = self._process.context
+        name = self._job.agent.name if self._job.agent else f"{self._job.stage} checks"
+        attributes: dict[str, Attribute] = {"container.id": box.container_id}
+        if self._job.agent:
+            attributes |= {
+                "gen_ai.operation.name": "invoke_agent",
+                "gen_ai.provider.name": "anthropic",
+                "gen_ai.agent.name": name,
+                "gen_ai.request.model": self._job.agent.model,
+                "gen_ai.conversation.id": f"{self._job.job_id}-{self._grant.attempt}",
+            }
+        verb = "invoke_agent" if self._job.agent else "run"
+        with self._host.exec_spans.span(f"{verb} {name}", parent=parent, attributes=attributes) as span:
+            self._agent = span.context
+            self._relay = OtlpRelay(self._host.agent_spans, span.context, begun, time.time, {"container.id": box.container_id})
+            try:
+                yield span.context.traceparent
+            finally:
+                span.put({"andon.agent.turns": session.view.turn, "andon.telemetry.dropped": self._relay.dropped})
+                if session.first_byte_at is not None:
+                    boot = self._host.exec_spans.start("agent boot", trace_id=parent.trace_id, parent=span.context.span_id, start=begun)
+                    boot.end(max(begun, session.first_byte_at))
+
+    def on_call(self, report: CallReport) -> None:
+        """Take one settled model call; the gateway calls this."""
+        if self._agent is not None:
+            chat_span(self._host.gateway_spans, self._agent, report)
+
+    def on_traces(self, body: bytes) -> None:
+        """Take spans of the program inside, which are not trusted; the gateway calls this."""
+        if self._relay is not None:
+            self._relay.take(body)
 
     def started(self, box: Sandbox, image: str, missing: tuple[str, ...]) -> None:
         """Note what the sandbox is."""
@@ -191,7 +236,7 @@ class Account:
             ok = ending.outcome is Outcome.SUBMITTED
             self._process.put({"cicd.pipeline.task.run.result": "success" if ok else "failure"})
             self._process.end(ended_at, error_type=None if ok else ending.outcome.value)
-        for spans in (self._host.exec_spans, self._host.gateway_spans):
+        for spans in (self._host.exec_spans, self._host.gateway_spans, self._host.agent_spans):
             payload = spans.drain(self._parent.trace_id)
             if payload:
                 try:

@@ -28,7 +28,7 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
         with account.processing():
             async with (
                 account.timed("workspace prepare", prepared(host, job, slot)) as inputs,
-                gateway(host, job, grant, slot) as session,
+                gateway(host, job, grant, slot, account) as session,
             ):
                 image = await host.image_of(job)
                 async with (
@@ -37,8 +37,9 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
                     account.reporting(session),
                 ):
                     account.started(box, image, inputs.missing)
-                    session.assign(assignment_for(host, job, grant))
-                    ending = await watch(job, box, session, lease, cancel, deadline - time.monotonic())
+                    with account.invoking(box, session) as traceparent:
+                        session.assign(assignment_for(host, job, grant, traceparent))
+                        ending = await watch(job, box, session, lease, cancel, deadline - time.monotonic())
                     account.sealing()
                     outputs = await collect(host, job, grant.attempt, slot, inputs, box, session)
             return await account.result(ending, outputs, session)

@@ -50,6 +50,7 @@ class Host:
     """Resolve a job's image to an image id, building it if it is missing."""
     exec_spans: Spans
     gateway_spans: Spans
+    agent_spans: Spans
     instance: str
     """Label of every container of this executor; the sweep touches no other."""
     missing: tuple[str, ...]

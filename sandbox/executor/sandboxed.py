@@ -24,7 +24,7 @@ CONTAINER_GRACE_S = 120.0
 """How long after the stage's wall clock a container's own deadline lies."""
 
 
-def assignment_for(host: Host, job: JobSpec, grant: ClaimReply) -> Assignment:
+def assignment_for(host: Host, job: JobSpec, grant: ClaimReply, traceparent: str) -> Assignment:
     """Return what the program in the container is told."""
     return Assignment(
         job_id=job.job_id,
@@ -35,13 +35,13 @@ def assignment_for(host: Host, job: JobSpec, grant: ClaimReply) -> Assignment:
         agent=job.agent,
         checks=job.checks,
         tool_env=dict(host.tool_environment),
-        traceparent=grant.traceparent,
+        traceparent=traceparent,
         wall_s=int(grant.wall_left_s) + 1,
     )
 
 
 @asynccontextmanager
-async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot) -> AsyncIterator[Session]:
+async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot, account: Account) -> AsyncIterator[Session]:
     """Open the attempt's only way out; a checks job gets no model route."""
     uid, _ = slot.owner
     session = Session(
@@ -60,6 +60,8 @@ async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot) -> As
             "x-andon-job": job.job_id,
         },
         record=job.record,
+        on_call=account.on_call,
+        on_traces=account.on_traces,
     )
     async with session:
         yield session
