@@ -11,6 +11,7 @@ from opentelemetry.trace import SpanKind
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.result import AttemptResult, Outcome, SandboxRecord, Usage
 from sandbox.contract.wire import ClaimReply, Delivery, Progress
+from sandbox.executor.beside import beside
 from sandbox.executor.config import Host
 from sandbox.executor.ending import Ending
 from sandbox.executor.outputs import Outputs
@@ -160,12 +161,8 @@ class Account:
     async def reporting(self, session: Session) -> AsyncIterator[None]:
         """Publish progress twice a second until the block ends; what cannot be sent is dropped."""
         self._session = session
-        async with asyncio.TaskGroup() as tasks:
-            saying = tasks.create_task(self._say())
-            try:
-                yield
-            finally:
-                saying.cancel()
+        async with beside(self._say()):
+            yield
 
     async def _say(self) -> None:
         last: Progress | None = None

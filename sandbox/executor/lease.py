@@ -11,6 +11,7 @@ from typing import Protocol
 
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.wire import HEARTBEAT_S, LEASE_DOUBT_S, ClaimReply, ClaimRequest
+from sandbox.executor.beside import beside
 
 RECLAIM_EVERY_S = 2.0
 
@@ -61,12 +62,8 @@ class Lease:
     @asynccontextmanager
     async def held(self) -> AsyncIterator["Lease"]:
         """Renew in the background until the block ends."""
-        async with asyncio.TaskGroup() as tasks:
-            renewing = tasks.create_task(self._renew())
-            try:
-                yield self
-            finally:
-                renewing.cancel()
+        async with beside(self._renew()):
+            yield self
 
     async def _renew(self) -> None:
         while not self.lost.is_set():
