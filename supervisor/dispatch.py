@@ -19,9 +19,9 @@ from sandbox.contract.errors import BrokerError, ConfigError, InfrastructureErro
 from sandbox.contract.ids import job_id
 from sandbox.contract.job import Check, JobSpec
 from sandbox.contract.scope import WriteScope
-from sandbox.contract.task_bundle import TaskBundle
 from sandbox.contract.wire import SupervisorLink
 from sandbox.mirror import Mirror
+from supervisor.knowledge.bundler import Brief
 from supervisor.pipeline.commands import Dispatch
 from supervisor.pipeline.definition import Stage
 from supervisor.pipeline.events import JobDispatched
@@ -41,18 +41,8 @@ POLL_S = 0.2
 AWAY_S = 1.0
 
 
-@dataclass(frozen=True)
-class Brief:
-    """What an agent is given for one job."""
-
-    bundle: TaskBundle
-    """Read-only at `/task`."""
-    prompt: str
-    """Its first message."""
-
-
 class Briefs(Protocol):
-    """Makes an agent's context from a run (`supervisor/knowledge`)."""
+    """Makes an agent's context from a run (`supervisor/briefing.py`)."""
 
     async def brief(self, run: RunState, command: Dispatch, stage: Stage) -> Brief:
         """Return bundle and first message of the job `command` names; its feedback comes from `command.feedback_from`."""
