@@ -66,7 +66,14 @@ _WIRING = (
         "        return self._route(request)\n",
     ),
 )
-_CHECK = bash("python -m pytest -q 2>&1 | tail -n 20; git status --short", text="The tests of the repository show what I broke.")
+
+
+def _pytest(*args: str) -> str:
+    """Return the command that runs tests with the same output every time: neither durations nor addresses."""
+    return " ".join(["python -m pytest -q --tb=no", *args, "2>&1 | sed 's/ in [0-9.]*s.*//' | tail -n 20"])
+
+
+_CHECK = bash(f"{_pytest()}; git status --short", text="The tests of the repository show what I broke.")
 
 
 def _spec() -> Conversation:
@@ -104,7 +111,7 @@ def _implement(
 
 
 def _test(tests: str = TESTS, extra: tuple[Turn, ...] = ()) -> Conversation:
-    check = bash(f"python -m pytest -q {TEST_FILE} 2>&1 | tail -n 20")
+    check = bash(_pytest(TEST_FILE))
     return conversation(
         "test", does(create(TEST_FILE, tests)), *extra, check, submit("One test for each criterion; they fail on the stubs.")
     )
