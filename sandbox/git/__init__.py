@@ -1,7 +1,18 @@
 """The only place that runs git (`process`), and what the rest reads and writes with it (`objects`)."""
 
 from sandbox.git.formats import ANDON, Identity, blob_sha, checked_sha, is_sha
-from sandbox.git.objects import LISTING_BYTES_MAX, NO_OBJECT, ImportStream, ObjectReader, commit_tree, list_tree, objects_reader, sizes
+from sandbox.git.objects import (
+    LISTING_BYTES_MAX,
+    NO_OBJECT,
+    ImportStream,
+    ObjectReader,
+    ObjectStream,
+    commit_tree,
+    list_tree,
+    objects_reader,
+    objects_stream,
+    sizes,
+)
 from sandbox.git.process import VERSION_RECOMMENDED, VERSION_REQUIRED, Git, GitOutputTooLarge, Owner, require_version, version
 from sandbox.git.thread import in_thread
 
@@ -16,6 +27,7 @@ __all__ = [
     "Identity",
     "ImportStream",
     "ObjectReader",
+    "ObjectStream",
     "Owner",
     "blob_sha",
     "checked_sha",
@@ -24,6 +36,7 @@ __all__ = [
     "is_sha",
     "list_tree",
     "objects_reader",
+    "objects_stream",
     "require_version",
     "sizes",
     "version",

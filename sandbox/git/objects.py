@@ -20,9 +20,20 @@ LISTING_BYTES_MAX = 128 << 20
 
 @contextmanager
 def objects_reader(git: Git, timeout_s: float = 600.0) -> Iterator["ObjectReader"]:
-    """Hold one `cat-file --batch` open; `timeout_s` bounds the whole of its use."""
+    """Hold one `cat-file` open that is asked for one object after another; `timeout_s` bounds the whole of its use."""
     with git.running("cat-file", "--batch", timeout_s=timeout_s) as process:
         yield ObjectReader(process)
+
+
+@contextmanager
+def objects_stream(git: Git, shas: Sequence[str], timeout_s: float = 600.0) -> Iterator["ObjectStream"]:
+    """Read many objects that are known beforehand; `timeout_s` bounds the whole of it."""
+    with tempfile.TemporaryFile() as requests:
+        requests.write("".join(f"{checked_sha(sha)}\n" for sha in shas).encode("ascii"))
+        requests.seek(0)
+        # Buffered: one write of git's for 40 small files instead of three for each.
+        with git.running("cat-file", "--batch", "--buffer", stdin=requests, timeout_s=timeout_s) as process:
+            yield ObjectStream(process, shas)
 
 
 def list_tree(git: Git, commit: str, *, output_bytes_max: int = LISTING_BYTES_MAX) -> dict[str, Entry]:
@@ -64,58 +75,27 @@ def commit_tree(git: Git, tree: str, parents: Sequence[str], *, message: str, au
     return git.run("commit-tree", *options, "--end-of-options", checked_sha(tree), stdin=clean_message(message), env=env).decode().strip()
 
 
-class ObjectReader:
-    """Objects by name out of one `cat-file --batch`, in the order they were asked for."""
-
-    WINDOW = 1_000
-    """Requests sent ahead: 41 kB, always less than a pipe holds, so that neither side can block the other."""
+class _Batch:
+    """The answers of one `cat-file --batch`."""
 
     def __init__(self, process: RunningGit) -> None:
         self._process = process
         self._left_bytes = 0
 
-    def each(self, shas: Sequence[str]) -> Iterator[tuple[str, int]]:
-        """Ask for many objects and yield (sha, size in bytes); take each with `read` or `chunks`, else it is skipped.
-
-        Raises:
-            GitError: An object is missing or git broke off.
-        """
-        for start in range(0, len(shas), self.WINDOW):
-            window = shas[start : start + self.WINDOW]
-            self._request(window)
-            for sha in window:
-                yield sha, self._next_header(sha)
-                for _ in self.chunks():
-                    pass  # whatever the caller left
-
-    def one(self, sha: str) -> bytes:
-        """Return one object's bytes.
-
-        Raises:
-            GitError: It is missing or git broke off.
-        """
-        self._request([sha])
-        self._next_header(sha)
-        return self.read()
-
     def read(self) -> bytes:
-        """Return the current object's bytes; the caller has seen their number."""
-        return b"".join(self.chunks())
+        """Return the rest of the current object, whose size the caller has seen."""
+        return b"".join(self.chunks(self._left_bytes))
 
     def chunks(self, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
         """Yield the rest of the current object."""
         while self._left_bytes:
-            wanted = min(chunk_bytes, self._left_bytes)
+            is_last = self._left_bytes <= chunk_bytes
+            wanted = self._left_bytes + 1 if is_last else chunk_bytes  # with the newline after an object
             data = self._process.stdout.read(wanted)
-            if not data:
+            if len(data) < wanted:
                 raise self._process.failure()
-            self._left_bytes -= len(data)
-            if not self._left_bytes:
-                self._process.stdout.read(1)  # the newline after an object
-            yield data
-
-    def _request(self, shas: Sequence[str]) -> None:
-        self._process.send("".join(f"{checked_sha(sha)}\n" for sha in shas).encode("ascii"))
+            self._left_bytes = 0 if is_last else self._left_bytes - chunk_bytes
+            yield data[:-1] if is_last else data
 
     def _next_header(self, sha: str) -> int:
         line = self._process.stdout.readline(200)
@@ -124,11 +104,39 @@ class ObjectReader:
             if line.endswith(b" missing\n"):
                 raise GitError(f"object {sha} is not in this repository")
             raise self._process.failure()
-        size_bytes = int(found[1])
-        self._left_bytes = size_bytes
-        if not size_bytes:
+        self._left_bytes = int(found[1])
+        if not self._left_bytes:
             self._process.stdout.read(1)
-        return size_bytes
+        return int(found[1])
+
+
+class ObjectReader(_Batch):
+    """Objects one after another, each asked for when it is needed."""
+
+    def one(self, sha: str) -> bytes:
+        """Return one object's bytes.
+
+        Raises:
+            GitError: It is missing or git broke off.
+        """
+        self._process.send(f"{checked_sha(sha)}\n".encode("ascii"))
+        self._next_header(sha)
+        return self.read()
+
+
+class ObjectStream(_Batch):
+    """Objects in the order that was asked for: iterate, and take each with `read` or `chunks`, else it is skipped."""
+
+    def __init__(self, process: RunningGit, shas: Sequence[str]) -> None:
+        super().__init__(process)
+        self._shas = shas
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the size in bytes of each object; a missing one or a git that broke off is a GitError."""
+        for sha in self._shas:
+            yield self._next_header(sha)
+            for _ in self.chunks():
+                pass  # whatever the caller left
 
 
 @dataclass

@@ -6,6 +6,7 @@ the caller's environment or configuration (SANDBOX.md §5). Not responsible for 
 """
 
 import contextlib
+import fcntl
 import functools
 import os
 import re
@@ -29,6 +30,7 @@ VERSION_RECOMMENDED = (2, 46, 0)
 
 TIMEOUT_S = 60.0
 OUTPUT_BYTES_MAX = 64 << 20
+PIPE_BYTES = 1 << 20
 
 _PROGRAM = "git"  # found in the PATH of `environment`, never the caller's
 
@@ -142,13 +144,19 @@ class Git:
         return self.run(verb, *args, stdin=stdin).decode("utf-8", "surrogateescape").removesuffix("\n")
 
     @contextmanager
-    def running(self, verb: str, *args: str, timeout_s: float) -> Iterator["RunningGit"]:
-        """Hold one command open for a dialogue; `timeout_s` bounds the whole of its use.
+    def running(self, verb: str, *args: str, timeout_s: float, stdin: IO[bytes] | None = None) -> Iterator["RunningGit"]:
+        """Hold one command open; `timeout_s` bounds the whole of its use.
+
+        Args:
+            verb: One of the allowed verbs.
+            args: As for `run`.
+            timeout_s: Seconds until it is killed.
+            stdin: A file to read; None: what `RunningGit.send` writes.
 
         Raises:
             GitError: It could not be started.
         """
-        with self._process(verb, args, subprocess.PIPE, timeout_s, None) as process:
+        with self._process(verb, args, stdin or subprocess.PIPE, timeout_s, None) as process:
             yield process
 
     def environment(self) -> dict[str, str]:
@@ -223,6 +231,8 @@ class RunningGit:
 
     def __init__(self, verb: str, child: "subprocess.Popen[bytes]", errors: IO[bytes], timeout_s: float) -> None:
         self.stdout = cast(IO[bytes], child.stdout)
+        with contextlib.suppress(OSError):  # only faster: fewer turns between the two processes
+            fcntl.fcntl(self.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._verb, self._child, self._errors, self._timeout_s = verb, child, errors, timeout_s
         self._expired = False
         self._timer = threading.Timer(timeout_s, self._expire)

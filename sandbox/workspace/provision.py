@@ -17,7 +17,7 @@ from sandbox.contract.errors import InfrastructureError, RejectedTree
 from sandbox.contract.model import Frozen
 from sandbox.contract.tree import Entry
 from sandbox.contract.tree_rules import LINK_TARGET_BYTES_MAX, TreeLimits, shown, unsafe_path, withheld
-from sandbox.git import Git, GitOutputTooLarge, ObjectReader, in_thread, list_tree, objects_reader
+from sandbox.git import Git, GitOutputTooLarge, in_thread, list_tree, objects_stream
 from sandbox.mirror import Mirror
 
 WITHHELD_NAMED_MAX = 200
@@ -84,10 +84,10 @@ def _link_targets(git: Git, entries: Mapping[str, Entry]) -> dict[str, bytes]:
     links = {path: entry.sha for path, entry in entries.items() if entry.mode == "120000"}
     if not links:
         return {}
-    with objects_reader(git) as reader:
+    with objects_stream(git, list(links.values())) as objects:
         return {
-            path: reader.read() if size_bytes <= LINK_TARGET_BYTES_MAX else b"-" * (LINK_TARGET_BYTES_MAX + 1)
-            for path, (_, size_bytes) in zip(links, reader.each(list(links.values())), strict=True)
+            path: objects.read() if size_bytes <= LINK_TARGET_BYTES_MAX else b"-" * (LINK_TARGET_BYTES_MAX + 1)
+            for path, size_bytes in zip(links, objects, strict=True)
         }
 
 
@@ -103,8 +103,8 @@ def _provision(git: Git, commit: str, into: Path, owner: tuple[int, int], limits
             raise RejectedTree(too_full)
         writer = _Writer(root, owner)
         try:
-            with writer, objects_reader(git) as reader:
-                bytes_written = _write_files(writer, reader, given, targets)
+            with writer:
+                bytes_written = _write_files(writer, git, given, targets)
                 writer.make_directories(submodules)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -116,14 +116,15 @@ def _provision(git: Git, commit: str, into: Path, owner: tuple[int, int], limits
     return Manifest(commit=commit, files=len(given), bytes_written=bytes_written, withheld=named, withheld_count=len(reasons))
 
 
-def _write_files(writer: "_Writer", reader: ObjectReader, given: Mapping[str, Entry], targets: Mapping[str, bytes]) -> int:
+def _write_files(writer: "_Writer", git: Git, given: Mapping[str, Entry], targets: Mapping[str, bytes]) -> int:
     """Write files and links in git's order and return the number of bytes."""
     bytes_written = 0
     files = {path: entry for path, entry in given.items() if entry.mode != "120000"}
-    for (path, entry), (_, size_bytes) in zip(files.items(), reader.each([entry.sha for entry in files.values()]), strict=True):
-        # Old trees hold other bits than 0644 and 0755; git itself only looks at the owner's exec bit.
-        writer.file(path, 0o755 if int(entry.mode, 8) & 0o100 else 0o644, reader.chunks())
-        bytes_written += size_bytes
+    with objects_stream(git, [entry.sha for entry in files.values()]) as objects:
+        for (path, entry), size_bytes in zip(files.items(), objects, strict=True):
+            # Old trees hold other bits than 0644 and 0755; git itself only looks at the owner's exec bit.
+            writer.file(path, 0o755 if int(entry.mode, 8) & 0o100 else 0o644, objects.chunks())
+            bytes_written += size_bytes
     for path in given:
         if path in targets:
             writer.link(path, targets[path])

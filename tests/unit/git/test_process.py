@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.contract.errors import GitError
-from sandbox.git import ANDON, Git, GitOutputTooLarge, Identity, ImportStream, in_thread, objects_reader, version
+from sandbox.git import ANDON, Git, GitOutputTooLarge, Identity, ImportStream, in_thread, objects_reader, objects_stream, version
 from tests.fakes.repositories import run_git, sample_repository
 
 
@@ -81,15 +81,15 @@ def test_a_command_that_hangs_is_killed_at_its_deadline(tmp_path: Path):
     assert time.monotonic() - started < 5
 
 
-def test_a_reader_yields_many_objects_in_order_and_skips_what_nobody_took(tmp_path: Path):
-    """More requests than one window, large and empty objects among them."""
+def test_a_stream_yields_many_objects_in_order_and_skips_what_nobody_took(tmp_path: Path):
+    """Large and empty ones among them."""
     git, _ = a_git(tmp_path)
     contents = [b"", b"x" * 3_000_000, *(b"%d" % number for number in range(2_500))]
     shas = [git.run("fast-import", "--quiet", "--done", stdin=stream_of(data)).decode().strip() for data in contents[:2]]
     names = shas + [sha for sha in shas[:1] for _ in range(2_500)]
 
-    with objects_reader(git) as reader:
-        taken = {index: reader.read() for index, (_, _) in enumerate(reader.each(names)) if index in {1, 2_400}}
+    with objects_stream(git, names) as objects:
+        taken = {index: objects.read() for index, _ in enumerate(objects) if index in {1, 2_400}}
 
     assert taken == {1: contents[1], 2_400: b""}
 
@@ -104,6 +104,8 @@ def test_a_missing_object_is_an_error(tmp_path: Path):
 
     with objects_reader(git) as reader, pytest.raises(GitError, match="is not in this repository"):
         reader.one("1" * 40)
+    with objects_stream(git, ["1" * 40]) as objects, pytest.raises(GitError, match="is not in this repository"):
+        list(objects)
 
 
 def test_an_import_leaves_no_ref_and_keeps_modes_it_does_not_know(tmp_path: Path):
