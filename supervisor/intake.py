@@ -14,7 +14,8 @@ from sandbox.contract.tree import Tree
 from sandbox.contract.wire import SupervisorLink
 from sandbox.git import ANDON
 from sandbox.mirror import Mirror
-from supervisor.pipeline.definition import Pipeline
+from supervisor.gates.spec import Spec, normalised, parse_spec
+from supervisor.pipeline.definition import Pipeline, Stage
 from supervisor.pipeline.events import Intent, RunAccepted
 from supervisor.pipeline.load import default_pipeline, load_pipeline
 from supervisor.pipeline.submit import SubmitRequest
@@ -49,7 +50,7 @@ class Intake:
         link: SupervisorLink,
         prices: PriceList,
         *,
-        check_spec: Callable[[str, str], object],
+        check_spec: Callable[[str, str], Spec] = parse_spec,
         models: dict[str, str] | None = None,
         clock: Callable[[], float] = time.time,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
@@ -60,7 +61,7 @@ class Intake:
             mirror: Takes the base commit in.
             link: Holds the submitted objects.
             prices: Models a run may use.
-            check_spec: Called with text and source of a given specification; raises `UsageError` if it is not one.
+            check_spec: Parses a given specification from its text and source; raises `UsageError` if it is not one.
             models: A pipeline's model name to the one that is called; the configuration's `models:`.
             clock: Unix seconds.
             entropy: Random bytes, for run ids and slugs.
@@ -127,21 +128,27 @@ class Intake:
                 checks_for(tree, stage)
             if stage.agent is None:
                 continue
-            model = self._models.get(stage.model, stage.model) if stage.model else None
-            definition = load_agent(stage.agent, text_at(tree, override_path(stage.agent)), model=model)
-            if not self._prices.knows(definition.model):
-                raise ConfigError(
-                    f"stage {stage.name}: model {definition.model!r} has no price, so no budget can hold it: name a known model in the "
-                    f"pipeline, or map it in the configuration's `models:`"
-                )
+            self._examine_agent(tree, stage, stage.agent)
         return pipeline, _consented(tree, request.dockerfile_sha256)
+
+    def _examine_agent(self, tree: Tree, stage: Stage, name: str) -> None:
+        model = self._models.get(stage.model, stage.model) if stage.model else None
+        try:
+            definition = load_agent(name, text_at(tree, override_path(name)), model=model)
+        except ConfigError as error:
+            raise ConfigError(f"stage {stage.name}: {error}") from error
+        if not self._prices.knows(definition.model):
+            raise ConfigError(
+                f"stage {stage.name}: model {definition.model!r} has no price, so no budget can hold it: name a known model in the "
+                f"pipeline, or map it in the configuration's `models:`"
+            )
 
     async def _spec_commit(self, request: SubmitRequest, pipeline: Pipeline, slug: str, at: int) -> str | None:
         """Return the base commit plus the given specification, None if none was given."""
         if request.spec_text is None:
             return None
-        self._check_spec(request.spec_text, "--spec")
-        files = {spec_path(pipeline, slug): request.spec_text.encode()}
+        spec = self._check_spec(request.spec_text, "--spec")
+        files = {spec_path(pipeline, slug): normalised(spec, slug)}
         message = f"Specification of {slug}, as given\n"
         return await self._mirror.commit_files(request.base_commit, files, message=message, author=ANDON, committer=ANDON, at=at)
 

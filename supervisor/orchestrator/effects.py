@@ -1,25 +1,55 @@
 """How each command of the machine is done, through the collaborators; every effect ends by recording its event. Not when (`actor`)."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, assert_never
+from typing import Protocol, assert_never
 
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.job import JobSpec
 from sandbox.contract.result import Outcome
+from supervisor.orchestrator.ports import Ports
 from supervisor.pipeline.commands import Append, Cancel, Command, Deliver, Dispatch, Join, Judge, Land, Publish, Republish
 from supervisor.pipeline.events import AnyEvent, AttemptEnded, JobRepublished, RunDelivered
 from supervisor.pipeline.run import RunState
-
-if TYPE_CHECKING:
-    from supervisor.orchestrator.actor import RunActor
 
 CANCEL_EVERY_S = 5.0
 CANCEL_TRIES = 12
 """An attempt that is not back a minute after it was cancelled is declared dead."""
 
 
-async def effect_of(actor: "RunActor", command: Command) -> None:
+class Actor(Protocol):
+    """What an effect needs of its run (`actor.RunActor`)."""
+
+    @property
+    def ports(self) -> Ports:
+        """The collaborators."""
+        ...
+
+    @property
+    def state(self) -> RunState:
+        """The run as it is now."""
+        ...
+
+    @property
+    def landing(self) -> asyncio.Lock:
+        """Held while the branch moves."""
+        ...
+
+    def wants(self, command: Command) -> bool:
+        """Return whether a command is still due."""
+        ...
+
+    async def record(self, build: Callable[[RunState], AnyEvent | None]) -> AnyEvent | None:
+        """Append what `build` makes of the state."""
+        ...
+
+    async def wait_changed(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait until `condition` holds after an event, at most `seconds`."""
+        ...
+
+
+async def effect_of(actor: Actor, command: Command) -> None:
     """Do one command; returns when its event is recorded or it is no longer wanted.
 
     Raises:
@@ -53,21 +83,21 @@ async def effect_of(actor: "RunActor", command: Command) -> None:
             assert_never(command)
 
 
-async def _record(actor: "RunActor", command: Command, event: AnyEvent) -> None:
+async def _record(actor: Actor, command: Command, event: AnyEvent) -> None:
     stamped = event.model_copy(update={"at": actor.ports.clock(), "run_id": actor.state.run_id})
     await actor.record(_if_wanted(actor, command, stamped))
 
 
-def _if_wanted(actor: "RunActor", command: Command, event: AnyEvent) -> Callable[[RunState], AnyEvent | None]:
+def _if_wanted(actor: Actor, command: Command, event: AnyEvent) -> Callable[[RunState], AnyEvent | None]:
     return lambda _run: event if actor.wants(command) else None
 
 
-async def _publish(actor: "RunActor", command: Publish) -> None:
+async def _publish(actor: Actor, command: Publish) -> None:
     spec = JobSpec.model_validate_json(await actor.ports.link.get_blob(actor.state.jobs[command.job_id].spec))
     actor.ports.queue.put(spec, f"{command.job_id}:{command.publication}", lambda: actor.wants(command))
 
 
-async def _republish(actor: "RunActor", command: Republish) -> None:
+async def _republish(actor: Actor, command: Republish) -> None:
     await actor.ports.sleep(command.delay_s)
     if not actor.wants(command):
         return
@@ -77,7 +107,7 @@ async def _republish(actor: "RunActor", command: Republish) -> None:
     await _record(actor, command, JobRepublished(run_id=actor.state.run_id, at=0, job_id=command.job_id, reason=command.reason))
 
 
-async def _cancel(actor: "RunActor", command: Cancel) -> None:
+async def _cancel(actor: Actor, command: Cancel) -> None:
     for _ in range(CANCEL_TRIES):
         # One-way and droppable: said again in a moment, and after the last time the attempt's token is void.
         with contextlib.suppress(BrokerError):
@@ -92,7 +122,7 @@ async def _cancel(actor: "RunActor", command: Cancel) -> None:
             await actor.ports.sleep(CANCEL_EVERY_S)
 
 
-async def _deliver(actor: "RunActor", command: Deliver) -> None:
+async def _deliver(actor: Actor, command: Deliver) -> None:
     run = actor.state
     if actor.ports.deliver is None or run.landed_commit is None:
         return
@@ -100,7 +130,7 @@ async def _deliver(actor: "RunActor", command: Deliver) -> None:
     await _record(actor, command, RunDelivered(run_id=run.run_id, at=0, branch=run.branch, commit=run.landed_commit))
 
 
-async def end_as_lost(actor: "RunActor", job_id: str, attempt: int, reason: str) -> None:
+async def end_as_lost(actor: Actor, job_id: str, attempt: int, reason: str) -> None:
     """Declare an attempt dead: from now on its token counts for nothing; what it still sends is salvaged."""
 
     def build(run: RunState) -> AnyEvent | None:
