@@ -111,7 +111,11 @@ class Server:
         if len(self._tasks) > OPEN_MAX:
             writer.transport.abort()
             return
-        peer = peer_of(writer.get_extra_info("socket"))
+        try:
+            peer = peer_of(writer.get_extra_info("socket"))
+        except OSError:  # gone before we looked
+            writer.transport.abort()
+            return
         connection = Connection(reader, writer, peer, timeouts=self._timeouts, bodies=self._bodies, on_bytes=self._on_bytes)
         try:
             if refusal := self._admission(peer):

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,14 @@ class Gateway:
         """Make one request with a body and return the whole reply."""
         head = f"POST {target} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         return await self.raw(head.encode() + body)
+
+
+async def wait_until(predicate: Callable[[], bool], what: str, wait_s: float = 5.0) -> None:
+    """Wait for something another task does."""
+    deadline = time.monotonic() + wait_s
+    while not predicate():
+        assert time.monotonic() < deadline, f"not within {wait_s} s: {what}"
+        await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

@@ -162,3 +162,25 @@ def replying(events: list[bytes], *, pause_s: float = 0.0) -> Behaviour:
         await send_events(writer, events, pause_s=pause_s)
 
     return behaviour
+
+
+def then(*behaviours: Behaviour) -> Behaviour:
+    """Do one after the other, the last one for ever."""
+
+    async def behaviour(request: Request, writer: asyncio.StreamWriter) -> None:
+        await behaviours[min(request.number, len(behaviours)) - 1](request, writer)
+
+    return behaviour
+
+
+def refusing(status: int, kind: str = "api_error", *, code: str = "", **headers: str) -> Behaviour:
+    """Return a behaviour that always answers with this error."""
+
+    async def behaviour(request: Request, writer: asyncio.StreamWriter) -> None:
+        await send_error(writer, status, kind, "UPSTREAM TEXT", code=code, **headers)
+
+    return behaviour
+
+
+async def hang_up(request: Request, writer: asyncio.StreamWriter) -> None:
+    """Close the connection without an answer."""

@@ -9,16 +9,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import anthropic
 import pytest
 
 from sandbox.contract.cassette import Cassette, CassetteHeader
 from sandbox.contract.errors import UsageError
 from sandbox.gateway.cassette import Replay
-from sandbox.gateway.connection import HEADER_BYTES_MAX
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.server import CONNECTIONS_MAX
 from sandbox.gateway.session import Session
+from sandbox.gateway.upstream import Upstream
 from tests.fakes.gateway import CALL, KEY, from_another_process, open_gateway
 from tests.fakes.gateway_ledger import MemoryLedger
 from tests.fakes.upstream import (
@@ -28,6 +27,7 @@ from tests.fakes.upstream import (
     an_end,
     event,
     fake_upstream,
+    refusing,
     replying,
     send_error,
     send_events,
@@ -156,98 +156,6 @@ async def test_a_job_without_a_model_has_no_model_route(tmp_path: Path):
         assert status_of(await gateway.post("/v1/messages/count_tokens", b"{}")) == 404
 
 
-# Framing and size
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!",
-        b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-        b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}",
-        b"GET /healthz HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nhost: x\r\nbad header: 1\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nhost: x\0y\r\n\r\n",
-        b"GET /healthz\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-    ],
-    ids=["both lengths", "two lengths", "negative", "gzip", "two hosts", "no host", "blank in name", "nul", "http 0.9", "tls"],
-)
-async def test_odd_framing_is_refused(tmp_path: Path, data: bytes):
-    """Two parsers must not see two requests."""
-    async with fake_upstream(replying(a_reply())) as upstream, open_gateway(tmp_path, upstream.base_url) as gateway:
-        assert status_of(await gateway.raw(data)) == 400
-        assert upstream.requests == []
-
-
-async def test_a_chunked_body_is_a_body(tmp_path: Path):
-    """The companion: one framing at a time is fine."""
-    head = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
-    async with fake_upstream(replying(a_reply())) as upstream, open_gateway(tmp_path, upstream.base_url) as gateway:
-        reply = await gateway.raw(head + f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n0\r\n\r\n")
-
-        assert status_of(reply) == 200
-        assert upstream.requests[0].body == BODY
-
-
-async def test_requests_sent_ahead_are_answered_in_order(tmp_path: Path):
-    """Pipelining is legal; a body is never taken for the next request."""
-    one = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
-    last = b"GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-    async with open_gateway(tmp_path, None) as gateway:
-        reply = await gateway.raw(one + one + last)
-
-    assert [int(part[:3]) for part in reply.split(b"HTTP/1.1 ")[1:]] == [200, 200, 404]
-
-
-@pytest.mark.parametrize(
-    ("target", "size", "status"),
-    [
-        ("/v1/messages", (32 << 20) + 1, 413),
-        ("/andon/submit", (64 << 10) + 1, 413),
-        ("/v1/traces", (1 << 20) + 1, 413),
-        ("/v1/traces", 1 << 20, 200),
-    ],
-)
-async def test_bodies_have_a_size(tmp_path: Path, target: str, size: int, status: int):
-    """A larger one is refused by its announced length, before it is read."""
-    async with fake_upstream(replying(a_reply())) as upstream, open_gateway(tmp_path, upstream.base_url) as gateway:
-        assert status_of(await gateway.post(target, b"x" * size)) == status
-
-
-async def test_a_chunked_body_has_a_size_too(tmp_path: Path):
-    """Its length is not announced: it is counted."""
-    head = b"POST /andon/submit HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-    async with open_gateway(tmp_path, None) as gateway:
-        assert status_of(await gateway.raw(head + b"10000\r\n" + b"x" * 65_536 + b"\r\n1\r\nx\r\n0\r\n\r\n")) == 413
-
-
-async def test_the_sdk_learns_that_a_request_is_too_large(tmp_path: Path):
-    """It is still sending when the answer comes."""
-    async with fake_upstream(replying(a_reply())) as upstream, open_gateway(tmp_path, upstream.base_url) as gateway:
-        with pytest.raises(anthropic.RequestTooLargeError):
-            await gateway.ask(messages=[{"role": "user", "content": "x" * (33 << 20)}])
-
-
-async def test_a_header_has_a_size(tmp_path: Path):
-    """16 KiB."""
-    async with open_gateway(tmp_path, None) as gateway:
-        reply = await gateway.raw(b"GET /healthz HTTP/1.1\r\nhost: x\r\nx: " + b"y" * HEADER_BYTES_MAX + b"\r\n\r\n")
-
-    assert status_of(reply) == 431
-
-
-async def test_bodies_that_wait_have_a_size_together(tmp_path: Path):
-    """Three times 30 MB at once: the third is told to come again."""
-    head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: {30 << 20}\r\n\r\n".encode()
-    async with fake_upstream(replying(a_reply())) as upstream, open_gateway(tmp_path, upstream.base_url) as gateway:
-        replies = await asyncio.gather(*(gateway.raw(head + b" " * ((30 << 20) - 1), wait_s=20) for _ in range(3)))
-
-    assert sorted(status_of(reply) for reply in replies) == [408, 408, 503]
-
-
 # Floods
 
 
@@ -363,6 +271,18 @@ async def test_the_key_is_nowhere_but_upstream(tmp_path: Path, caplog: pytest.Lo
     for text in (seen.decode(), told, session.recording().decode(), caplog.text):
         assert KEY not in text
         assert KEY.upper() not in text.upper()
+
+
+async def test_a_key_that_looks_like_an_error_code_is_not_taken_for_one(tmp_path: Path):
+    """A provider that echoes it where its code should be gains nothing."""
+    key = "canarykey"
+    async with fake_upstream(refusing(401, key, code=key)) as upstream:
+        model = Upstream.from_environment({"ANTHROPIC_AUTH_TOKEN": key, "ANTHROPIC_BASE_URL": upstream.base_url})
+        async with open_gateway(tmp_path, model) as gateway:
+            reply = await gateway.raw(POST)
+
+            assert status_of(reply) == 401
+            assert key not in reply.decode() + str(gateway.session.failure)
 
 
 # One bad request

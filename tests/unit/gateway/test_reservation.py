@@ -16,6 +16,14 @@ from tests.fakes.gateway_ledger import MemoryLedger
 TODAY = date(2026, 11, 22)
 
 
+class SlowLedger(MemoryLedger):
+    """A ledger whose answer takes a moment."""
+
+    async def settle(self, call_id: str, nano_usd: int, usage: Usage, *, unsettled: bool) -> BudgetReply:
+        await asyncio.sleep(0.05)
+        return await super().settle(call_id, nano_usd, usage, unsettled=unsettled)
+
+
 class SilentFirst:
     """A supervisor that is away for the first requests."""
 
@@ -80,8 +88,8 @@ async def test_a_hold_that_was_sent_and_never_priced_is_charged_in_full():
 
 
 async def test_a_cancelled_hold_is_settled():
-    """Clean-up survives cancellation."""
-    ledger = MemoryLedger(budget_nano_usd=100)
+    """Clean-up survives cancellation, also one that comes while it runs."""
+    ledger = SlowLedger(budget_nano_usd=100)
     sent = asyncio.Event()
 
     async def call() -> None:
@@ -93,6 +101,8 @@ async def test_a_cancelled_hold_is_settled():
     async with asyncio.TaskGroup() as group:
         task = group.create_task(call())
         await sent.wait()
+        task.cancel()
+        await asyncio.sleep(0.01)
         task.cancel()
 
     assert ledger.settled == [("1", 60, Usage(), True)]
