@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import docker
-import requests
 from docker.errors import APIError, DockerException, ImageNotFound
 
 from sandbox.contract.errors import EngineError
@@ -27,6 +26,10 @@ CALL_S = 120
 """How long one call may take; builds have no bound of their own but make progress."""
 _RUNC_FIXED = ((1, 2, 8), (1, 3, 3))
 _INSTALL = "start it (`systemctl start docker`), or run `make setup` as root to install one"
+
+
+class NoEngineError(EngineError):
+    """Nothing listens at the endpoint, or nothing answers; other than permission denied, starting one helps."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ def explain(error: Exception) -> str:
 def _translated(what: str, call: Callable[[], T]) -> T:
     try:
         return call()
-    except (DockerException, requests.RequestException, OSError) as error:
+    # The SDK's transport errors (requests) are OSErrors.
+    except (DockerException, OSError) as error:
         raise EngineError(f"{what}: {explain(error)}") from error
 
 
@@ -129,7 +133,7 @@ def _connect(endpoint: Endpoint) -> Engine:
     try:
         client = docker.APIClient(base_url=endpoint.url, version="auto", timeout=CALL_S)
         return Engine(client, read_facts(endpoint, client.info(), client.version()))
-    except (DockerException, requests.RequestException, OSError) as error:
+    except (DockerException, OSError) as error:
         if client is not None:
             client.close()
         raise EngineError(f"the engine at {where} does not answer: {explain(error)}; {_INSTALL}") from error
@@ -145,9 +149,9 @@ def _knock(path: Path, where: str) -> None:
             advice = "add yourself to its group (`sudo usermod -aG docker $USER`) and log in again"
             raise EngineError(f"permission denied on the engine's socket {where}: {advice}") from error
         except FileNotFoundError as error:
-            raise EngineError(f"no container engine at {where}; {_INSTALL}") from error
+            raise NoEngineError(f"no container engine at {where}; {_INSTALL}") from error
         except OSError as error:
-            raise EngineError(f"the engine's socket {where} is there, but nothing answers; {_INSTALL}") from error
+            raise NoEngineError(f"the engine's socket {where} is there, but nothing answers; {_INSTALL}") from error
 
 
 def read_facts(endpoint: Endpoint, info: dict[str, Any], version: dict[str, Any]) -> EngineFacts:
