@@ -56,6 +56,8 @@ _EXECUTOR_SERVICES: Final = (
     ("$O.OUT.M.>", ""),
 )
 _EXECUTOR_STREAMS: Final = ("andon.ctl.>",)
+# Under their own names the observer's account, which has no JetStream, would answer them itself, and first.
+_OBSERVER_API: Final = "$JS.fleet.API"
 _OBSERVER_SERVICES: Final = (
     ("$JS.API.STREAM.INFO.*", ""),
     ("$JS.API.CONSUMER.INFO.*.*", ""),
@@ -118,10 +120,10 @@ accounts {{
   }}
   OBS {{
     users: [
-{_lines([_user(accounts.observer, ["$JS.API.>"], [f"{inbox_prefix(OBSERVER)}.>", *_OBSERVER_STREAMS])])}
+{_lines([_user(accounts.observer, [f"{_OBSERVER_API}.>"], [f"{inbox_prefix(OBSERVER)}.>", *_OBSERVER_STREAMS])])}
     ]
     imports: [
-{_imports(_OBSERVER_SERVICES, _OBSERVER_STREAMS)}
+{_imports(_OBSERVER_SERVICES, _OBSERVER_STREAMS, api=_OBSERVER_API)}
     ]
   }}
 }}
@@ -164,10 +166,12 @@ def _exports(account: str, services: Sequence[tuple[str, str]], streams: Sequenc
     )
 
 
-def _imports(services: Sequence[tuple[str, str]], streams: Sequence[str]) -> str:
+def _imports(services: Sequence[tuple[str, str]], streams: Sequence[str], *, api: str | None = None) -> str:
+    """Return imports of the FLEET account; with `api`, JetStream's subjects are asked under that prefix."""
+    local = {subject: f", to: {json.dumps(subject.replace('$JS.API', api))}" if api else "" for subject, _ in services}
     return _lines(
         [
-            *(f"{{ service: {{ account: FLEET, subject: {json.dumps(subject)} }} }}" for subject, _ in services),
+            *(f"{{ service: {{ account: FLEET, subject: {json.dumps(subject)} }}{to} }}" for subject, to in local.items()),
             *(f"{{ stream: {{ account: FLEET, subject: {json.dumps(subject)} }} }}" for subject in streams),
         ]
     )
