@@ -2,51 +2,42 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from sandbox.contract.wire import Progress
 from supervisor.api.views import is_over
 from supervisor.cli.client import Client
 from supervisor.cli.live import TICK_S, Display
 from supervisor.errors import BrokerError, Interrupted
+from supervisor.pipeline.events import AnyEvent
 from supervisor.pipeline.fold import apply
 from supervisor.pipeline.run import RunState
 from supervisor.pipeline.submit import StopRequest
 
 Seen = Callable[[RunState], None]
 
+OLD_END_S = 1.0
+"""After `resume`: how long an end that this host had not heard of may stand before it counts as the new one."""
 PARK_S = 60.0
 """How long the first Ctrl-C waits for the supervisor to have parked the run."""
 
 
-@dataclass(frozen=True)
-class Watched:
-    """How watching ended: the last state, and whether a person pressed Ctrl-C."""
-
-    run: RunState
-    is_interrupted: bool
-
-
-async def watch(
-    client: Client, run_id: str, display: Display, *, seen: Seen, history: RunState | None = None, is_resumed: bool = False
-) -> Watched:
-    """Follow a run until nothing more happens unless a person acts.
+async def watch(client: Client, run_id: str, display: Display, *, seen: Seen, resumed: RunState | None = None) -> RunState:
+    """Follow a run until nothing more happens unless a person acts, and return its last state.
 
     Args:
         client: The connection.
         run_id: The run.
         display: Where it is shown.
         seen: Told every new state, so that whoever asked knows how far it went when watching breaks off.
-        history: What is known already: events up to its `seq` are skipped and not shown.
-        is_resumed: The run was asked to go on: its old end does not count, only one after `RunResumed`.
+        resumed: The run as this host knew it when it was asked to go on: older events are not shown, and an old end does not count.
 
     Raises:
         Interrupted: Ctrl-C twice, or once and the run was not parked within `PARK_S`.
         BrokerError: The supervisor went away.
     """
-    watcher = _Watcher(client, run_id, display, seen, history, may_end=not is_resumed)
+    watcher = _Watcher(client, run_id, display, seen, resumed)
     async with asyncio.TaskGroup() as group:
         with _signals(watcher.interrupt):
             beside = [group.create_task(watcher.tick()), group.create_task(watcher.park_when_interrupted())]
@@ -55,17 +46,19 @@ async def watch(
             finally:
                 for task in beside:
                     task.cancel()
-    return Watched(run, is_interrupted=watcher.first.is_set())
+    return run
 
 
 class _Watcher:
-    def __init__(self, client: Client, run_id: str, display: Display, seen: Seen, history: RunState | None, *, may_end: bool) -> None:
+    def __init__(self, client: Client, run_id: str, display: Display, seen: Seen, resumed: RunState | None) -> None:
         self.client = client
         self.run_id = run_id
         self.display = display
         self.seen = seen
-        self.run = history
-        self.may_end = may_end
+        self.run = resumed
+        self.is_old_end = resumed is not None
+        """Whether an end may still be the one the run was resumed from: until `RunResumed` is seen."""
+        self.must_see_resumed = resumed is not None and is_over(resumed)
         self.first = asyncio.Event()
         self.second = asyncio.Event()
 
@@ -73,19 +66,34 @@ class _Watcher:
         (self.second if self.first.is_set() else self.first).set()
 
     async def fold_until_over(self) -> RunState:
-        async for item in self.client.follow(self.run_id):
-            if isinstance(item, Progress):
-                self.display.progress(item)
-                continue
-            if self.run is not None and item.seq <= self.run.seq:
-                continue
+        items = aiter(self.client.follow(self.run_id))
+        try:
+            while self.run is None or self.is_old_end or not is_over(self.run):
+                await self._step(items)
+            return self.run
+        finally:
+            await _close(items)
+
+    async def _step(self, items: AsyncIterator[AnyEvent | Progress]) -> None:
+        may_stand = self.run is not None and is_over(self.run) and not self.must_see_resumed
+        try:
+            # A supervisor that was killed may have parked the run without this host's files knowing: then `RunResumed` comes at once.
+            async with asyncio.timeout(OLD_END_S if may_stand else None):
+                self._take(await anext(items))
+        except TimeoutError:
+            self.is_old_end = False
+        except StopAsyncIteration:
+            raise BrokerError(f"the supervisor went away; the run is kept, go on with: andon resume {self.run_id}") from None
+
+    def _take(self, item: AnyEvent | Progress) -> None:
+        if isinstance(item, Progress):
+            self.display.progress(item)
+        elif self.run is None or item.seq > self.run.seq:
             self.run = apply(self.run, item)
-            self.may_end = self.may_end or item.type == "run_resumed"
+            self.is_old_end = self.is_old_end and item.type != "run_resumed"
+            self.must_see_resumed = self.must_see_resumed and self.is_old_end
             self.seen(self.run)
             self.display.event(self.run, item)
-            if self.may_end and is_over(self.run):
-                return self.run
-        raise BrokerError(f"the supervisor went away; the run is kept, go on with: andon resume {self.run_id}")
 
     async def tick(self) -> None:
         while True:
@@ -110,6 +118,15 @@ class _Watcher:
         answer = await self.client.stop(StopRequest(run_id=self.run_id, how="park", reason="interrupted by Ctrl-C"))
         if not answer.ok:
             self.display.say(f"not parked: {answer.error}")
+
+
+async def _close(items: AsyncIterator[object]) -> None:
+    """End a generator here and now, not when the loop collects it: what it has open ends in the task that opened it."""
+    if isinstance(items, AsyncGenerator):
+        try:
+            await items.aclose()
+        except* GeneratorExit:
+            pass  # a generator that yields from inside a task group gives its own end back in a group
 
 
 @contextmanager

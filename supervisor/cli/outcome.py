@@ -10,7 +10,6 @@ from supervisor.api.inert import inert
 from supervisor.api.report import summary
 from supervisor.api.run_files import RunFiles
 from supervisor.api.views import RunResult, refusal, result_of
-from supervisor.cli.follow import Watched
 from supervisor.cli.live import Display, display_for
 from supervisor.config import Config
 from supervisor.errors import ExitCode, exit_code_of, root_cause
@@ -58,17 +57,15 @@ class Ending:
             self.print(result_of(self._run, None).model_copy(update={"exit_code": code}))
 
 
-def finish(config: Config, files: RunFiles, watched: Watched, ending: Ending) -> int:
+def finish(config: Config, files: RunFiles, run: RunState, ending: Ending) -> int:
     """Write the run's result and report, show how it ended and return the exit code."""
-    run = watched.run
-    ended = exit_code(run, is_interrupted=watched.is_interrupted)
     # The embedded supervisor writes the same bytes; a fleet's supervisor has them on another host.
-    result = files.write_result(run).model_copy(update={"exit_code": ended})
+    result = files.write_result(run)
     if ending.as_json:
         ending.print(result)
     else:
         print_summary(config, files, run)
-    return ended
+    return exit_code(run)
 
 
 def print_json(result: RunResult) -> None:
@@ -89,10 +86,6 @@ def current(files: RunFiles, run: RunState) -> RunResult:
     return result_of(run, str(files.report_path) if files.report_path.exists() else None)
 
 
-def exit_code(run: RunState, *, is_interrupted: bool) -> int:
-    """Return the run's own exit code; 130 if it is parked because a person pressed Ctrl-C."""
-    if is_interrupted and run.state == "parked":
-        return ExitCode.INTERRUPTED
-    if run.exit_code is not None:
-        return run.exit_code
-    return ExitCode.DONE if run.state == "landed" else ExitCode.INFRASTRUCTURE
+def exit_code(run: RunState) -> int:
+    """Return what a command ends with that ends with this run."""
+    return ExitCode.INFRASTRUCTURE if run.exit_code is None else run.exit_code

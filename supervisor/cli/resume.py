@@ -45,7 +45,6 @@ def _nano_usd(budget: str | None) -> int | None:
 
 
 async def _resume(app: App, files: "RunFiles", run: "RunState", budget_nano_usd: int | None, ending: "Ending") -> int:
-    from supervisor.api.views import is_over
     from supervisor.cli import outcome
     from supervisor.cli.follow import watch
     from supervisor.errors import error_for
@@ -58,8 +57,8 @@ async def _resume(app: App, files: "RunFiles", run: "RunState", budget_nano_usd:
         if not answer.ok:
             raise error_for(answer.exit_code, answer.error)
         with outcome.display(config, app.now, as_json=ending.as_json) as shown:
-            watched = await watch(client, run.run_id, shown, seen=ending.see, history=run, is_resumed=is_over(run))
-        return outcome.finish(config, files, watched, ending)
+            last = await watch(client, run.run_id, shown, seen=ending.see, resumed=run)
+        return outcome.finish(config, files, last, ending)
 
 
 def _already_over(app: App, files: "RunFiles", run: "RunState", ending: "Ending") -> int:
@@ -71,4 +70,4 @@ def _already_over(app: App, files: "RunFiles", run: "RunState", ending: "Ending"
         ending.print(outcome.current(files, run))
     else:
         outcome.print_summary(app.config(), files, run)
-    return outcome.exit_code(run, is_interrupted=False)
+    return outcome.exit_code(run)

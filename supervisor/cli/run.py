@@ -71,7 +71,7 @@ async def _run(app: App, config: "Config", options: "Options", ending: "Ending")
         for notice in reply.notices:
             say(notice)
         with outcome.display(config, app.now, as_json=options.as_json) as shown:
-            watched = await watch(client, reply.run_id, shown, seen=ending.see)
+            run = await watch(client, reply.run_id, shown, seen=ending.see)
         if options.record is not None:
-            await keep(client, watched.run, options.record)
-        return outcome.finish(config, files_of(state, reply.run_id), watched, ending)
+            await keep(client, run, options.record)
+        return outcome.finish(config, files_of(state, reply.run_id), run, ending)

@@ -45,6 +45,7 @@ class CommandLine:
         environ = {"HOME": str(self.home), "ANTHROPIC_API_KEY": "sk-canary", **self.environ}
         self.capture.readouterr()
         code = main(arguments, App(environ=environ, bootstrap=lambda: self.bootstrap, now=lambda: self.now))
+        assert self.bootstrap.client.following == 0, "a follower was left open"
         shown = self.capture.readouterr()
         return Ended(code, shown.out, shown.err)
 

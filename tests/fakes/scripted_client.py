@@ -44,6 +44,8 @@ class ScriptedClient:
     resumes: list[ResumeRequest] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    following: int = 0
+    """Followers whose generator is not closed."""
 
     async def submit(self, request: SubmitRequest) -> SubmitReply:
         """Take a request."""
@@ -51,12 +53,19 @@ class ScriptedClient:
         return self.reply
 
     async def follow(self, run_id: str) -> AsyncIterator[ev.AnyEvent | Progress]:
-        """Play the script, then what a stop or resume causes."""
-        async for item in self._play([*self.script, *(self.after_resume if self.resumes else ())]):
-            yield item
-        if self.stops:
-            async for item in self._play(self.after_stop):
-                yield item
+        """Play the script, then what a stop or resume causes; keeps a task of its own, as the real one does."""
+        self.following += 1
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                beside = tasks.create_task(asyncio.sleep(3600))
+                async for item in self._play([*self.script, *(self.after_resume if self.resumes else ())]):
+                    yield item
+                if self.stops:
+                    async for item in self._play(self.after_stop):
+                        yield item
+                beside.cancel()
+        finally:
+            self.following -= 1
 
     async def _play(self, items: Sequence[Scripted]) -> AsyncIterator[ev.AnyEvent | Progress]:
         for item in items:
@@ -98,6 +107,8 @@ class ScriptedBootstrap:
     client: ScriptedClient = field(default_factory=ScriptedClient)
     probes: Sequence[Probe] = ()
     host_error: Exception | None = None
+    leave_error: Exception | None = None
+    """Raised when the connection is given back."""
     connections: int = 0
 
     @asynccontextmanager
@@ -105,6 +116,8 @@ class ScriptedBootstrap:
         """Give the client."""
         self.connections += 1
         yield self.client
+        if self.leave_error is not None:
+            raise self.leave_error
 
     async def ensure_host(self, config: Config, say: Say) -> None:
         """Find everything in place, or fail as told."""

@@ -7,6 +7,7 @@ from supervisor.pipeline.submit import Answer
 from tests.fakes import run_events
 from tests.fakes.command_line import CommandLine
 from tests.fakes.run_events import RUN
+from tests.fakes.scripted_client import Hang
 
 
 def resumed(log: list[ev.AnyEvent]) -> ev.RunResumed:
@@ -36,21 +37,31 @@ def test_a_parked_run_goes_on_and_its_old_end_does_not_count(andon: CommandLine)
     assert andon.bootstrap.client.resumes[0].budget_nano_usd == 5_000_000_000
 
 
-def test_an_end_this_host_had_not_heard_of_does_not_count_either(andon: CommandLine) -> None:
-    """The file lags behind the log when a supervisor was killed: the parking is news, but it is older than the resume."""
+def test_an_old_end_does_not_count_even_before_resumed_is_seen(andon: CommandLine) -> None:
+    """The log is read from its beginning: the parking in it is the old one, whether this host had heard of it or not."""
     log = run_events.parked_on_budget()
+    go_on = resumed(log)
+    park = ev.RunParked(run_id=RUN, at=go_on.at, seq=go_on.seq + 1, reason="still too dear", exit_code=4)
     andon.has_run(log[:-1])
-    parked = run_events.conflict()
-    andon.has_run(log)
     andon.bootstrap.client.script = log
-    again = resumed(log)
-    park = ev.RunParked(run_id=RUN, at=again.at, seq=again.seq + 1, reason="still too dear", exit_code=4)
-    andon.bootstrap.client.after_resume = [again, park]
+    andon.bootstrap.client.after_resume = [go_on, park]
 
-    ended = andon("resume", RUN, "--json")
+    ended = andon("resume", RUN)
 
-    assert parked
-    assert (ended.code, ended.json["exit_code"], ended.json["state"]) == (4, 4, "parked")
+    assert ended.code == 4
+    assert "[andon] resumed: resumed\n[andon] parked: still too dear\n" in ended.out
+
+
+def test_a_run_whose_supervisor_died_is_watched_to_its_end(andon: CommandLine) -> None:
+    """It was never parked, so nobody writes `resumed`; its end counts."""
+    log = run_events.happy()
+    andon.has_run(log[:12])
+    andon.bootstrap.client.script = [*log, Hang()]
+
+    ended = andon("resume", RUN)
+
+    assert ended.code == 0
+    assert "Landed" in ended.out
 
 
 @pytest.mark.parametrize(("log", "code"), [(run_events.happy(), 0), (run_events.failed(), 1)], ids=["landed", "failed"])

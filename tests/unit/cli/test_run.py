@@ -303,6 +303,18 @@ def test_a_host_without_an_engine_is_exit_code_5(andon: CommandLine, repository:
     assert (ended.code, ended.err) == (5, "andon: error: no engine answers at unix:///var/run/docker.sock; see docs/engine.md\n")
 
 
+def test_a_failure_after_the_object_was_printed_does_not_print_a_second(andon: CommandLine, repository: Path) -> None:
+    """The stack broke while it was given back: exactly one object, the error on stderr."""
+    andon.bootstrap.client.script = run_events.happy()
+    andon.bootstrap.leave_error = EngineError("the engine went away")
+
+    ended = andon("run", "x", "--repo", str(repository), "--json")
+
+    assert ended.code == 5
+    assert ended.json["state"] == "landed"
+    assert ended.err.endswith("andon: error: the engine went away\n")
+
+
 def test_ctrl_c_parks_the_run(andon: CommandLine, repository: Path) -> None:
     """Exit code 130, and the line that goes on."""
     begun = run_events.happy()[:12]
