@@ -6,18 +6,17 @@
 import importlib
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from sandbox.contract.errors import AndonError
 from supervisor.cli.app import App
 from supervisor.errors import ExitCode, root_cause
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "run": "Take a request through the line, to a landed commit.",
@@ -70,8 +69,10 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         """Complete a command's name without importing one."""
+        from click.shell_completion import CompletionItem
+
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
         return [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
@@ -149,6 +150,9 @@ def _usage(error: click.ClickException) -> str:
 
 def _bug(error: BaseException) -> str:
     """Keep the trace in a file and return the line that names it."""
+    import tempfile
+    import traceback
+
     handle, name = tempfile.mkstemp(prefix="andon-crash-", suffix=".log")
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write("".join(traceback.format_exception(error)))
@@ -173,8 +177,3 @@ def _survive_odd_encodings() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-
-
-def crash_reports() -> list[Path]:
-    """Return the traces of earlier bugs that are still on this host, for `doctor`."""
-    return sorted(Path(tempfile.gettempdir()).glob("andon-crash-*.log"))
