@@ -157,7 +157,7 @@ class Mirror:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the mirror's own lock, which git does not know, against our other processes."""
-        self.path.mkdir(mode=0o700, exist_ok=True)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.path / "andon.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -90,12 +90,14 @@ class Integrator:
             committer=ANDON,
             at=int(max((job.judged_at or 0 for job in run.jobs.values()), default=0) or run.accepted_at),
         )
-        ref = f"refs/heads/{run.branch}"
+        # One ref a run: the mirror serves many repositories, whose branches may have equal names; intake keeps open runs of one
+        # repository apart, and delivery's own compare-and-swap guards the branch.
+        ref = f"refs/andon/landed/{run.run_id}"
         try:
             await self._mirror.update_ref(ref, landed, None)
         except ConflictError as error:
             if await self._mirror.read_ref(ref) != landed:
-                raise ConflictError(f"branch {run.branch} is taken in the mirror; nothing landed, run again with another --slug") from error
+                raise ConflictError(f"run {run.run_id} landed another commit already; nothing landed now") from error
         changes = await self._mirror.changes(base, landed)
         return RunLanded(
             run_id=run.run_id,

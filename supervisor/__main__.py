@@ -1,0 +1,35 @@
+"""Starts a supervisor process: `python -m supervisor`; the embedded stack does so, a platform team may."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+
+from sandbox.contract.errors import AndonError
+from supervisor.bootstrap import supervise
+from supervisor.config import load
+
+
+async def _serve(*, embedded: bool) -> None:
+    serving = asyncio.create_task(supervise(load(), os.environ, embedded=embedded))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until SIGTERM; `--embedded` also delivers into repositories of this host."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        asyncio.run(_serve(embedded="--embedded" in arguments))
+    except AndonError as error:
+        sys.stderr.write(f"andon supervisor: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
