@@ -139,14 +139,15 @@ async def test_a_moved_submodule_is_a_change(tmp_path: Path):
 
 
 async def test_a_patch_is_text_and_bounded(tmp_path: Path):
-    """Attributes that hide a file's difference are not obeyed; a cut is said."""
+    """Neither attributes nor a NUL hide a file's difference; a cut is said."""
     bench = await Bench.made(tmp_path)
-    edited = await bench.commit({".gitattributes": b"* -diff\n", "a.txt": b"one\ntwo\n"})
+    edited = await bench.commit({".gitattributes": b"* -diff\n", "a.txt": b"one\ntwo\n", "b.py": b"x = 1\0\n"})
 
     patch = await bench.mirror.patch(bench.base, edited, 100_000)
     cut = await bench.mirror.patch(bench.base, edited, 50)
 
     assert "+one\n+two\n" in patch
+    assert "+x = 1\0\n" in patch
     assert cut.startswith(patch[:50])
     assert cut.endswith("longer than 50 bytes and was cut here]\n")
 
