@@ -107,12 +107,11 @@ async def ensure_repository_image(
     agent = await ensure_agent_image(engine, say, build_args)
     copies = copies_files(dockerfile)
     tag = f"{REPOSITORY}:{_digest({'dockerfile': dockerfile, 'agent': agent.encode()})}"
-    found = None if copies else await _find(engine, tag)
-    if found is not None:
-        return found
-    say(f"building the image of {DOCKERFILE}")
-    pack = partial(_pack_directory, context) if copies else partial(_pack, {DOCKERFILE: dockerfile})
-    image = await _build(engine, tag, pack, buildargs=dict(build_args or {}), dockerfile=DOCKERFILE)
+    image = None if copies else await _find(engine, tag)
+    if image is None:
+        say(f"building the image of {DOCKERFILE}")
+        pack = partial(_pack_directory, context) if copies else partial(_pack, {DOCKERFILE: dockerfile})
+        image = await _build(engine, tag, pack, buildargs=dict(build_args or {}), dockerfile=DOCKERFILE)
     await _refuse_volumes(engine, image)
     return image
 
