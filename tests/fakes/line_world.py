@@ -4,14 +4,12 @@ The orchestrator in it is the real one; what it works with is scripted. Delays p
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from sandbox.contract.agent_spec import AgentSpec
-from sandbox.contract.blob import BlobRef
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.ids import job_id, run_id, trace_id
 from sandbox.contract.job import Check, JobSpec
@@ -347,8 +345,3 @@ async def a_world(log: EventLog | None = None) -> AsyncIterator[World]:
     broker = MemoryBroker(confirm_s=30 / SPEED)
     async with MemorySupervisorLink.connect(broker) as link:
         yield World(link, broker, log)
-
-
-def a_ref(data: bytes) -> BlobRef:
-    """Return the reference of some bytes."""
-    return BlobRef(bucket="IN", name="x", sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))

@@ -6,9 +6,13 @@ import pytest
 
 from sandbox.contract.errors import BrokerError, ConfigError, ConflictError, GitError
 from sandbox.contract.result import AttemptResult, Outcome
-from sandbox.contract.wire import ClaimReply, Delivery
+from sandbox.contract.wire import ClaimReply, ClaimRequest, Delivery
+from supervisor.orchestrator import Orchestrator
 from supervisor.pipeline import events as ev
-from tests.fakes.line_world import Worker, a_result, a_world, ending, submit_at_once, wait_until
+from supervisor.pipeline.run import JobState, RunState
+from supervisor.store.event_log import StaleWriter
+from tests.fakes.line_world import Worker, a_result, a_submission, a_world, ending, submit_at_once, wait_until
+from tests.fakes.memory_log import MemoryEventLog
 
 
 def types(log: list[ev.AnyEvent]) -> list[str]:
@@ -173,8 +177,6 @@ async def test_two_claims_of_one_job_give_one_attempt():
         if not replies:
             other = world.broker.claims
             assert other is not None
-            from sandbox.contract.wire import ClaimRequest
-
             same = {"job_id": delivery.job.job_id, "ack_subject": delivery.ack_subject}
             replies.append(await other(ClaimRequest(executor="host-9", **same)))
             replies.append(await other(ClaimRequest(executor="host-9", token=reply.token, **same)))
@@ -216,8 +218,6 @@ async def test_an_executor_that_comes_back_without_its_attempt_gets_a_new_one():
 
 async def test_another_protocol_version_is_refused_with_a_reason():
     """The executor is told what to do."""
-    from sandbox.contract.wire import ClaimRequest
-
     async with a_world() as world, world.supervisor():
         run = await world.submit()
         assert world.broker.claims is not None
@@ -228,8 +228,6 @@ async def test_another_protocol_version_is_refused_with_a_reason():
 
 async def test_a_claim_of_an_unknown_job_is_gone():
     """So that a copy left on the bus is taken off it."""
-    from sandbox.contract.wire import ClaimRequest
-
     async with a_world() as world, world.supervisor():
         assert world.broker.claims is not None
         reply = await world.broker.claims(ClaimRequest(executor="h", job_id="0000000000-spec-1", ack_subject="a"))
@@ -461,6 +459,89 @@ async def test_without_a_delivery_of_its_own_the_supervisor_is_done_at_the_landi
     assert not state.delivered
 
 
+async def test_claims_at_the_same_moment_give_one_attempt():
+    """One is granted, the others are busy."""
+    async with a_world() as world, world.supervisor():
+        run = await world.submit()
+        await world.until(run, lambda state: bool(state.jobs), "a job is dispatched")
+        claim = world.broker.claims
+        assert claim is not None
+        requests = [ClaimRequest(executor=f"host-{number}", job_id=f"{run}-spec-1", ack_subject="a") for number in range(5)]
+        replies = await asyncio.gather(*(claim(request) for request in requests))
+        state = await world.state(run)
+
+    assert sorted(reply.decision for reply in replies) == ["busy"] * 4 + ["granted"]
+    assert len(state.jobs[f"{run}-spec-1"].attempts) == 1
+
+
+async def test_a_verdict_that_comes_with_the_end_of_its_run_holds_nothing_up():
+    """The run is over before the verdict's turn: it is dropped, and the run is let go."""
+    async with a_world() as world:
+        judge, judging, go = world.integrator.judge, asyncio.Event(), asyncio.Event()
+
+        async def slow_judge(run: RunState, job: JobState) -> ev.JobJudged:
+            verdict = await judge(run, job)
+            judging.set()
+            await go.wait()
+            return verdict
+
+        world.integrator.judge = slow_judge  # type: ignore[method-assign]
+        async with world.supervisor() as supervisor, world.worker():
+            run = await world.submit()
+            await judging.wait()
+            go.set()
+            assert (await world.stop(run, "cancel")).ok
+            await wait_until(lambda: not supervisor._actors, "the run is let go")
+
+    assert types(await world.events(run))[-1] == "run_cancelled"
+
+
+async def test_an_event_that_arrives_after_its_answer_was_given_up_is_taken_in():
+    """The client sends what it buffered once it is connected again: our own late event is no other writer's."""
+
+    class LateLog(MemoryEventLog):
+        late: ev.AnyEvent | None = None
+        calls = 0
+
+        async def append(self, event: ev.AnyEvent, expected_seq: int) -> int:
+            self.calls += 1
+            if self.late is not None:
+                late, self.late = self.late, None
+                await super().append(late, expected_seq)
+            elif self.calls % 4 == 3:
+                self.late = event
+                raise BrokerError("away")
+            return await super().append(event, expected_seq)
+
+    async with a_world(LateLog()) as world, world.supervisor(), world.worker():
+        run = await world.submit()
+        state = await world.until(run, lambda state: state.delivered, "it is delivered")
+
+    log = await world.events(run)
+    judged = [event.job_id for event in log if isinstance(event, ev.JobJudged)]
+    assert len(judged) == len(set(judged)) == len(state.jobs)
+    assert (world.integrator.landings, types(log).count("run_landed")) == (1, 1)
+
+
+async def test_a_second_writer_makes_the_first_stand_down():
+    """What it does not know it must not build on: it ends, and a supervisor that folds the whole log takes over."""
+    async with a_world() as world:
+        orchestrator = Orchestrator(world.ports())
+        task = asyncio.create_task(orchestrator.run())
+        await orchestrator.ready.wait()
+        run = await world.submit()
+        state = await world.until(run, lambda state: bool(state.jobs), "a job is dispatched")
+        await world.log.append(ev.StopRequested(run_id=run, at=1, how="park", reason="the other"), state.seq)
+        assert world.broker.claims is not None
+        with pytest.raises(BrokerError):
+            await world.broker.claims(ClaimRequest(executor="h", job_id=f"{run}-spec-1", ack_subject="a"))
+        (ended,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(ended, BaseExceptionGroup)
+        assert ended.subgroup(StaleWriter) is not None
+        async with world.supervisor():
+            await world.until(run, lambda state: state.state == "parked", "the other's word is done")
+
+
 async def test_a_second_run_is_told_the_branches_of_open_ones():
     """Intake decides with them; another repository's do not matter."""
     async with a_world() as world, world.supervisor():
@@ -473,8 +554,6 @@ async def test_a_second_run_is_told_the_branches_of_open_ones():
 
 
 def _submission(repository: str) -> bytes:
-    from tests.fakes.line_world import a_submission
-
     return a_submission(repository=repository).model_dump_json().encode()
 
 
@@ -506,7 +585,6 @@ async def test_submit_at_once_is_what_workers_do_by_default():
 
 async def test_a_log_that_cannot_be_written_for_a_while_only_delays():
     """Appends fail, and one is stored although its answer was lost: the run lands as if nothing had happened."""
-    from tests.fakes.memory_log import MemoryEventLog
 
     class FlakyLog(MemoryEventLog):
         calls = 0

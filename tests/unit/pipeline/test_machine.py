@@ -433,6 +433,29 @@ def test_a_side_that_changed_nothing_needs_no_join():
     assert line.dispatches["validate"].base_commit == done.commit
 
 
+def test_a_stage_whose_input_changed_waits_for_its_running_job():
+    """Docs run on the first implementation while lint sends it back: the second docs job starts only when the first is over."""
+    text = """
+    pipeline:
+      stages:
+        - {name: implement}
+        - {name: docs, depends_on: [implement]}
+        - {name: lint, type: builtin, command: ruff, depends_on: [implement]}
+    """
+    line = LineDriver(load_pipeline(text, "x"))
+    line.do("implement")
+    docs = line.dispatch("docs")
+    line.start(docs)
+    line.do("lint", "fail")
+    again = line.do("implement")
+    assert list(line.dispatches) == ["lint"]
+    line.end(docs)
+    line.judge(docs)
+
+    assert line.dispatches["docs"].round == 2
+    assert line.dispatches["docs"].base_commit == again.commit
+
+
 def test_what_a_crash_left_undone_is_pending():
     """From the log alone a new supervisor publishes queued jobs, judges ended ones and redoes the rest."""
     line = LineDriver()
