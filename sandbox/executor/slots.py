@@ -5,6 +5,7 @@ uid (DECISIONS D9, SANDBOX.md §0.5). As an ordinary user the caller's uid serve
 """
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -106,7 +107,11 @@ class SlotPool:
             self._free.put_nowait(slot)
 
     def close(self) -> None:
-        """Give the numbers back."""
+        """Give the numbers back and remove the socket directories, which hold nothing once no session is open."""
+        for slot in self.slots:
+            with contextlib.suppress(OSError):
+                slot.sockets.rmdir()
+                slot.sockets.parent.rmdir()
         for lock in self._locks:
             os.close(lock)
         self._locks = []

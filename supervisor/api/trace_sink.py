@@ -78,7 +78,7 @@ class TraceSink:
             log.warning("telemetry.rejected", extra={"reason": str(error)})
             return
         path = self._file_of(run_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
         if self._export:
