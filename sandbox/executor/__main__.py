@@ -18,7 +18,7 @@ from sandbox.contract.errors import AndonError
 from sandbox.executor.config import MIRROR_NAME, ExecutorConfig, Host
 from sandbox.executor.daemon import Daemon
 from sandbox.executor.images_of import ImageResolver
-from sandbox.executor.slots import NO_UID_OF_ITS_OWN, SlotPool
+from sandbox.executor.slots import NO_UID_OF_ITS_OWN, SlotPool, private_directory
 from sandbox.gateway.upstream import Upstream
 from sandbox.mirror import Mirror
 from sandbox.runtime.docker import DockerRuntime
@@ -58,7 +58,7 @@ def _config(options: argparse.Namespace, credentials: ExecutorCredentials, envir
     return ExecutorConfig(
         name=credentials.executor,
         state=state,
-        sockets=Path("/tmp") / f"andon-{os.getuid()}" / instance,  # noqa: S108 - short on purpose; made 0700 and owner-checked by the slots
+        sockets=Path("/tmp") / f"andon-{os.getuid()}" / instance,  # noqa: S108 - short on purpose; owner and mode are checked
         uid_locks=UID_LOCKS if as_root else None,
         pools=credentials.pools,
         labels=dict(each.split("=", 1) for each in options.label if "=" in each),
@@ -83,7 +83,7 @@ async def _serve(config: ExecutorConfig, credentials: ExecutorCredentials, envir
 @asynccontextmanager
 async def _host(config: ExecutorConfig, credentials: ExecutorCredentials, environment: Mapping[str, str]) -> AsyncIterator[Host]:
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    config.sockets.mkdir(parents=True, exist_ok=True, mode=0o711)
+    private_directory(config.sockets.parent).joinpath(config.sockets.name).mkdir(mode=0o711, exist_ok=True)
     runtime = await DockerRuntime.connect(config.docker_host, environment.get("DOCKER_CONTEXT"))
     try:
         mirror = await Mirror.open(config.state / "mirrors" / MIRROR_NAME)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -56,6 +57,20 @@ class Slot:
     def owner(self) -> tuple[int, int]:
         """Return uid and gid of what the sandbox may write."""
         return (self.uid, self.uid) if self.uid is not None else (os.getuid(), os.getgid())
+
+
+def private_directory(path: Path) -> Path:
+    """Return `path`, made 0700 if it was absent.
+
+    Raises:
+        UsageError: It is a link or a file, somebody else's, or others may enter it: in `/tmp` anybody may have made it first.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise UsageError(f"{path} is not a directory that only you may enter; look at it and remove it")
+    return path
 
 
 class SlotPool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.contract.errors import UsageError
-from sandbox.executor.slots import SOCKET_PATH_BYTES_MAX, UID_BASE, SlotPool
+from sandbox.executor.slots import SOCKET_PATH_BYTES_MAX, UID_BASE, SlotPool, private_directory
 
 
 def test_two_executors_on_one_host_never_share_a_uid(tmp_path: Path):
@@ -56,6 +56,18 @@ def test_a_socket_path_of_exactly_the_limit_is_taken_and_one_byte_more_is_refuse
 
     with pytest.raises(UsageError, match="longer than 60 bytes"):
         SlotPool.lease(1, state=tmp_path, sockets=_sockets_of_length(SOCKET_PATH_BYTES_MAX + 1), locks=None)
+
+
+def test_a_directory_somebody_else_prepared_is_refused(tmp_path: Path):
+    """In /tmp anybody may make the name first: as a link, or open to all; a new one is ours alone."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path)
+
+    for name in ("open", "link"):
+        with pytest.raises(UsageError, match="only you may enter"):
+            private_directory(tmp_path / name)
+    assert private_directory(tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
 async def test_a_slot_serves_one_attempt_at_a_time(tmp_path: Path):
