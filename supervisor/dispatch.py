@@ -184,6 +184,10 @@ class JobQueue:
         heapq.heappush(self._pools.setdefault(job.pool, []), waiting)
         self._kicked.set()
 
+    def is_waiting(self, dedupe: str) -> bool:
+        """Return whether this copy is still to be published."""
+        return dedupe in self._names
+
     def kick(self) -> None:
         """Look at the credit now."""
         self._kicked.set()

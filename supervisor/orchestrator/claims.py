@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Literal
 
 from sandbox.contract.ids import RUN_ID_CHARS, attempt_path, span_id
+from sandbox.contract.subjects import pool_of_ack
 from sandbox.contract.wire import PROTOCOL_VERSION, BudgetReply, BudgetRequest, ClaimReply, ClaimRequest
 from supervisor.orchestrator.actor import RunActor
 from supervisor.orchestrator.effects import end_as_lost
@@ -60,6 +61,15 @@ def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, is_token_
     return "done" if job.ended is not None and fate_of(run, job, job.ended).is_for_gates else "gone"
 
 
+def _is_of_pool(run: RunState, request: ClaimRequest) -> bool:
+    """Return whether the delivery the executor names is one of the job's pool: a pool is the trust boundary (DECISIONS D3).
+
+    The supervisor acks that subject when the attempt is lost, so it must not be another pool's.
+    """
+    stage = stage_of(run.pipeline, run.jobs[request.job_id].stage)
+    return stage is None or pool_of_ack(request.ack_subject) in {None, stage.pool}
+
+
 def _is_token(attempt: AttemptState, executor: str, token: str) -> bool:
     return attempt.executor == executor and hmac.compare_digest(attempt.token_sha256, sha256_of(token))
 
@@ -85,6 +95,8 @@ class Desk:
         actor = self._find(request.job_id[:RUN_ID_CHARS])
         if actor is None or request.job_id not in actor.state.jobs:
             return ClaimReply(decision="gone", reason="no such job in an open run")
+        if not _is_of_pool(actor.state, request):
+            return ClaimReply(decision="refused", reason="the delivery is of another pool than the job")
         for _ in range(CLAIM_ROUNDS_MAX):
             job = actor.state.jobs[request.job_id]
             held = actor.tokens.get(job.job_id)

@@ -94,7 +94,12 @@ def _if_wanted(actor: Actor, command: Command, event: AnyEvent) -> Callable[[Run
 
 async def _publish(actor: Actor, command: Publish) -> None:
     spec = JobSpec.model_validate_json(await actor.ports.link.get_blob(actor.state.jobs[command.job_id].spec))
-    actor.ports.queue.put(spec, f"{command.job_id}:{command.publication}", lambda: actor.wants(command))
+    actor.ports.queue.put(spec, copy_name(command.job_id, command.publication), lambda: actor.wants(command))
+
+
+def copy_name(job_id: str, publication: int) -> str:
+    """Return the name of one copy of a job on the bus, by which the broker knows a repetition."""
+    return f"{job_id}:{publication}"
 
 
 async def _republish(actor: Actor, command: Republish) -> None:

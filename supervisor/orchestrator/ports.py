@@ -56,6 +56,10 @@ class Queues(Protocol):
         """Publish `job` when its pool has credit, if it is still wanted then; the same `dedupe` twice is put once."""
         ...
 
+    def is_waiting(self, dedupe: str) -> bool:
+        """Return whether this copy is still to be published."""
+        ...
+
     def kick(self) -> None:
         """Look at the credit now: an executor has just become free."""
         ...

@@ -129,6 +129,9 @@ async def test_a_job_dispatched_but_not_published_is_published_by_the_next_super
         def kick(self) -> None:
             return
 
+        def is_waiting(self, _dedupe: str) -> bool:
+            return True
+
         async def run(self) -> None:
             await asyncio.Event().wait()
 
@@ -224,6 +227,20 @@ async def test_another_protocol_version_is_refused_with_a_reason():
         reply = await world.broker.claims(ClaimRequest(executor="old", job_id=f"{run}-spec-1", ack_subject="a", version=0))
 
     assert (reply.decision, "version 0" in reply.reason) == ("refused", True)
+
+
+async def test_a_delivery_of_another_pool_gets_no_attempt():
+    """What the executor names as its delivery is acked by us when the attempt is lost, so it has to be of the job's pool."""
+    async with a_world() as world, world.supervisor():
+        run = await world.submit()
+        await world.until(run, lambda state: bool(state.jobs), "a job is dispatched")
+        assert world.broker.claims is not None
+        replies = [
+            await world.broker.claims(ClaimRequest(executor="h", job_id=f"{run}-spec-1", ack_subject=f"$JS.ACK.JOBS.{pool}.1.1.1.1.0"))
+            for pool in ("gpu", "default")
+        ]
+
+    assert [reply.decision for reply in replies] == ["refused", "granted"]
 
 
 async def test_a_claim_of_an_unknown_job_is_gone():

@@ -8,7 +8,7 @@ import pytest
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.result import Outcome
 from sandbox.contract.wire import ClaimRequest, Heartbeat
-from supervisor.orchestrator.watch import GONE_GRACE_S, WALL_GRACE_S, Watch
+from supervisor.orchestrator.watch import GONE_GRACE_S, UNTAKEN_S, WALL_GRACE_S, Watch
 from tests.fakes.line_world import World, a_world, wait_until
 
 
@@ -23,7 +23,8 @@ class Scene:
         self.is_away = False
         assert world.orchestrator is not None
         actors = world.orchestrator._actors
-        ports = world.ports(clock=lambda: self.now, link=self)
+        ports = world.ports(clock=lambda: self.now, link=self, queue=self)
+        self.waiting = False
         self.watch = Watch(ports, lambda: tuple(actors.values()))
 
     async def executors(self) -> list[Heartbeat]:
@@ -31,6 +32,11 @@ class Scene:
         if self.is_away:
             raise BrokerError("away")
         return [Heartbeat(executor=name, release="1", pools=(), slots=1, busy=0, model="none") for name in self.alive]
+
+    def is_waiting(self, dedupe: str) -> bool:
+        """Return whether the queue still has the copy."""
+        assert dedupe.startswith(f"{self.run}-spec-1:")
+        return self.waiting
 
     async def look_after(self, seconds: float) -> list[Outcome]:
         """Move the clock, look, and return how attempts have ended."""
@@ -41,14 +47,15 @@ class Scene:
 
 
 @asynccontextmanager
-async def a_scene() -> AsyncIterator[Scene]:
+async def a_scene(*, claimed: bool = True) -> AsyncIterator[Scene]:
     async with a_world() as world, world.supervisor(clock=lambda: 1000.0):
         run = await world.submit()
         await world.until(run, lambda state: bool(state.jobs), "a job is dispatched")
         assert world.broker.claims is not None
         ack = "$JS.ACK.JOBS.default.1.1.1.1.0"
-        reply = await world.broker.claims(ClaimRequest(executor="host-1", job_id=f"{run}-spec-1", ack_subject=ack))
-        assert reply.decision == "granted"
+        if claimed:
+            reply = await world.broker.claims(ClaimRequest(executor="host-1", job_id=f"{run}-spec-1", ack_subject=ack))
+            assert reply.decision == "granted"
         yield Scene(world, run)
 
 
@@ -94,3 +101,27 @@ async def test_an_attempt_long_past_its_wall_clock_is_ended_although_its_executo
     async with a_scene() as scene:
         assert await scene.look_after(1800 + WALL_GRACE_S - 0.1) == []
         assert await scene.look_after(0.1) == [Outcome.LOST]
+
+
+async def test_a_job_nobody_takes_from_the_bus_is_published_again():
+    """Its copy was acked by somebody else, or the broker lost it: a new copy goes out, and only one."""
+    async with a_scene(claimed=False) as scene:
+        await scene.look_after(0)
+        await scene.look_after(UNTAKEN_S - 1)
+        assert "job_republished" not in [event.type for event in scene.world.observed]
+        await scene.look_after(1)
+        await scene.look_after(UNTAKEN_S - 1)
+        state = await scene.world.state(scene.run)
+
+    assert [event.type for event in scene.world.observed].count("job_republished") == 1
+    assert state.jobs[f"{scene.run}-spec-1"].publications == 2
+
+
+async def test_a_job_that_waits_for_an_executor_is_not_lost():
+    """However long nobody has a free slot."""
+    async with a_scene(claimed=False) as scene:
+        scene.waiting = True
+        await scene.look_after(0)
+        await scene.look_after(10 * UNTAKEN_S)
+
+    assert "job_republished" not in [event.type for event in scene.world.observed]
