@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import sys
 
 from sandbox.contract.errors import AndonError
+from sandbox.log import log_to_stderr
 from supervisor.bootstrap import supervise
 from supervisor.config import load
 
@@ -22,7 +22,7 @@ async def _serve(*, embedded: bool) -> None:
 
 def main(arguments: list[str]) -> int:
     """Serve until SIGTERM; `--embedded` also delivers into repositories of this host."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr("andon-sup")
     try:
         asyncio.run(_serve(embedded="--embedded" in arguments))
     except AndonError as error:

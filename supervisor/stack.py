@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sandbox.contract.credentials import FILE_SUFFIX, write_credentials
 from sandbox.contract.model import Frozen
+from sandbox.log import log_to_stderr
 from supervisor.config import PROVIDER_ENVIRONMENT, Config, StateDirectory, load, write_atomically
 from supervisor.errors import InfrastructureError, UsageError
 from supervisor.store.child import bound_to_us
@@ -330,7 +331,7 @@ RELEASE = "0.1.0"
 
 def main(arguments: list[str]) -> int:
     """Run the stack process; a second one on the same state directory ends at once with 0."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr("andon-stack")
     config = load()
     state = StateDirectory.open(config.state_directory)
     if "--keep" in arguments:

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from sandbox.executor.daemon import Daemon
 from sandbox.executor.images_of import ImageResolver
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, SlotPool, private_directory
 from sandbox.gateway.upstream import Upstream
+from sandbox.log import log_to_stderr
 from sandbox.mirror import Mirror
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.telemetry import Spans
@@ -31,7 +31,7 @@ RELEASE = "0.1.0"
 def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> int:
     """Run an executor; returns its exit code."""
     options = _options(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr("andon-exec")
     try:
         credentials = read_credentials(options.creds, ExecutorCredentials)
         asyncio.run(_serve(_config(options, credentials, environment), credentials, environment, stop_at_once=options.embedded))
