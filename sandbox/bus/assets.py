@@ -88,6 +88,7 @@ _STREAMS: Final[tuple[dict[str, Any], ...]] = (
         "max_msgs_per_subject": 1,
         "max_msg_size": 16 << 10,
         "allow_msg_ttl": True,
+        "allow_direct": True,
         "deny_delete": True,
     },
     *(

@@ -15,6 +15,10 @@ class ApiError(BrokerError):
         self.code = code
 
 
+class Superseded(ApiError):
+    """A compare-and-swap failed: somebody else wrote after what the caller knew."""
+
+
 class NoAnswer(BrokerError):
     """Nobody listens on the subject: no supervisor, no stream, no consumer."""
 

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sysconfig
 import time
 from collections import deque
@@ -171,20 +172,15 @@ class EmbeddedBroker:
 
     async def _start(self) -> None:
         """Start the server on its remembered port, on any other if that is taken meanwhile."""
-        try:
-            await self._launch()
-        except BrokerError:
-            if self._port <= 0:
-                raise
+        if self._port > 0 and not _is_free(self._port):
             logger.warning("the broker's port is taken; its clients have to be started again", extra={"port": self._port})
             self._port = -1
-            await self._launch()
+        await self._launch()
         _write(self._directory / "port", str(self._port))
         for name in _NAMES:
             path = _file(self._directory, name)
             write_credentials(path, read_credentials(path, Credentials).model_copy(update={"url": self.url}))
-        async with Connection.open(self.supervisor, name="start", inbox="fleet", connect_s=START_S) as connection:
-            await connection.api("INFO")  # JetStream has recovered its streams when it answers
+        await self._wait_ready()
 
     async def _launch(self) -> None:
         ports = self._directory / "ports"
@@ -208,21 +204,40 @@ class EmbeddedBroker:
             await asyncio.sleep(POLL_S)
         self._port = port
 
+    async def _wait_ready(self) -> None:
+        """Wait until JetStream answers: it has recovered its streams then."""
+
+        async def ask() -> None:
+            async with Connection.open(self.supervisor, name="start", inbox="fleet", connect_s=START_S) as connection:
+                await connection.api("INFO")
+
+        asking, dying = asyncio.ensure_future(ask()), asyncio.ensure_future(self._server.wait())
+        try:
+            await asyncio.wait({asking, dying}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise BrokerError(f"nats-server did not become ready: {self._last_words()}")
+            asking.result()
+        finally:
+            asking.cancel()
+            dying.cancel()
+            await asyncio.wait({asking, dying}, timeout=STOP_S)
+
     async def _keep(self) -> None:
         """Start the server again when it dies; give up when it keeps dying."""
         deaths: deque[float] = deque(maxlen=RESTARTS_MAX)
+        why = ""
         while True:
             code = await self._server.wait()
             if len(deaths) == RESTARTS_MAX and time.monotonic() - deaths[0] < RESTARTS_WINDOW_S:
-                self._failed.set_result(f"nats-server died {RESTARTS_MAX + 1} times: {self._last_words()}")
+                self._failed.set_result(f"nats-server died {RESTARTS_MAX + 1} times: {why or self._last_words()}")
                 return
             deaths.append(time.monotonic())
             logger.warning("nats-server died; starting it again", extra={"exit_code": code})
             try:
                 await self._start()
             except BrokerError as error:
-                self._failed.set_result(str(error))
-                return
+                why = str(error)
+                await self._stop()
 
     async def _stop(self) -> None:
         process = self._process
@@ -327,6 +342,14 @@ def _remembered_port(directory: Path) -> int:
         return int((directory / "port").read_text())
     except (OSError, ValueError):
         return -1
+
+
+def _is_free(port: int) -> bool:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
 
 
 def _fresh(ports: Path) -> None:

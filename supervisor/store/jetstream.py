@@ -7,13 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Final
 
-from sandbox.bus import ApiError, Connection, Message
+from sandbox.bus import Connection, Message, Superseded
 from sandbox.contract import subjects
 from sandbox.contract.errors import BrokerError
 from supervisor.pipeline.events import AnyEvent, decode, encode
 from supervisor.store.event_log import StaleWriter
 
-WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
 BATCH: Final = 1000
 BATCH_BYTES_MAX: Final = 16 << 20
 FOLLOW_S: Final = 10.0
@@ -34,16 +33,11 @@ class JetStreamEventLog:
 
     async def append(self, event: AnyEvent, expected_seq: int) -> int:
         """Append if the run's last event is number `expected_seq`; stored on disk when it returns."""
-        headers = {"Nats-Expected-Stream": subjects.STREAM_EVENTS, "Nats-Expected-Last-Subject-Sequence": str(expected_seq)}
-        # The id is this call's own: its repetition after a lost answer is recognised, another writer's equal event is not.
-        dedupe = f"{event.run_id}:{secrets.token_hex(8)}"
+        subject = subjects.events(event.run_id)
         try:
-            stored = await self._connection.store(subjects.events(event.run_id), encode(event), headers=headers, dedupe=dedupe)
-        except ApiError as error:
-            if error.code in WRONG_LAST_SEQUENCE:
-                raise StaleWriter(f"run {event.run_id} has events after {expected_seq}, the last one this writer knows") from error
-            raise
-        return stored.seq
+            return await self._connection.swap(subjects.STREAM_EVENTS, subject, encode(event), expected=expected_seq)
+        except Superseded as error:
+            raise StaleWriter(f"run {event.run_id} has events after {expected_seq}, the last one this writer knows") from error
 
     async def read(self, run_id: str) -> list[AnyEvent]:
         """Return a run's events in order; empty for an unknown run."""

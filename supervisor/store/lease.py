@@ -6,13 +6,12 @@ The library's key-value store is not used: its `put` and `update` drop the time 
 import asyncio
 import json
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from sandbox.bus import ApiError, Connection
+from sandbox.bus import Connection, Superseded
 from sandbox.bus.lifetimes import completed
 from sandbox.contract import subjects
 from sandbox.contract.errors import BrokerError
@@ -24,6 +23,8 @@ RENEW_S: Final = 2.0
 MARGIN_S: Final = 1.0
 """Our own end of the lease comes this much before the broker's, so that two never hold it by their own account."""
 RETRY_S: Final = 0.5
+_STREAM: Final = f"KV_{subjects.KV_LEASES}"
+_SUBJECT: Final = subjects.lease(subjects.LEASE_SUPERVISOR)
 
 
 class Leadership:
@@ -90,14 +91,14 @@ class Leadership:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(min(RENEW_S, self._ttl_s / 3))
+            await asyncio.sleep(max(0, min(RENEW_S, self._ttl_s / 3, self._until - _now())))
             left = self._until - _now()
             if left <= 0:
                 self._lost.set_result("it could not be renewed in time")
                 return
             try:
                 await self._write(expected=self._revision, timeout_s=left)
-            except ApiError as error:
+            except Superseded as error:
                 self._lost.set_result(f"another supervisor took it: {error}")
                 return
             except BrokerError as error:
@@ -106,22 +107,23 @@ class Leadership:
     async def _write(self, expected: int, timeout_s: float) -> None:
         """Write the lease if the broker's last write of it is `expected`; its end counts from before the write."""
         now = _now()
-        stored = await self._connection.store(
-            subjects.lease(subjects.LEASE_SUPERVISOR),
+        self._revision = await self._connection.swap(
+            _STREAM,
+            _SUBJECT,
             json.dumps({"owner": self._owner}).encode(),
-            headers={"Nats-TTL": f"{self._ttl_s}s", "Nats-Expected-Last-Subject-Sequence": str(expected)},
-            dedupe=secrets.token_hex(8),
+            expected=expected,
+            headers={"Nats-TTL": f"{self._ttl_s}s"},
             timeout_s=timeout_s,
         )
-        self._revision, self._until = stored.seq, now + self._ttl_s - MARGIN_S
+        self._until = now + self._ttl_s - MARGIN_S
 
     async def _give_back(self) -> None:
         if self._lost.done():
             return
         self._lost.set_result("it was given back")
-        query = {"filter": subjects.lease(subjects.LEASE_SUPERVISOR), "seq": self._revision + 1}  # never a later holder's
+        query = {"filter": _SUBJECT, "seq": self._revision + 1}  # never a later holder's
         with suppress(BrokerError):  # then it ends by itself
-            await self._connection.api(f"STREAM.PURGE.KV_{subjects.KV_LEASES}", query)
+            await self._connection.api(f"STREAM.PURGE.{_STREAM}", query)
 
 
 def _now() -> float:
