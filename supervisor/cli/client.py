@@ -1,9 +1,8 @@
 """The CLI's side of the supervisor, as protocols; `supervisor.bootstrap` is the implementation, the tests' scripted client another."""
 
-import importlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, cast
+from typing import Protocol
 
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.wire import Progress
@@ -70,4 +69,6 @@ class Bootstrap(Protocol):
 
 def real_bootstrap() -> Bootstrap:
     """Return the composition root, imported only now: it brings docker, nats and telemetry."""
-    return cast(Bootstrap, importlib.import_module("supervisor.bootstrap"))
+    from supervisor import bootstrap
+
+    return bootstrap
