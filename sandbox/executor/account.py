@@ -234,8 +234,7 @@ class Account:
             self._process.put({"cicd.pipeline.task.run.result": "success" if ok else "failure"})
             self._process.end(ended_at, error_type=None if ok else ending.outcome.value)
         for spans in (self._host.exec_spans, self._host.gateway_spans, self._host.agent_spans):
-            payload = spans.drain(self._parent.trace_id)
-            if payload:
+            for payload in spans.drain(self._parent.trace_id):
                 try:
                     await self._host.link.publish_telemetry(payload)
                 except BrokerError:  # a trace is never worth a result

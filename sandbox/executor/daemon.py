@@ -89,6 +89,10 @@ class Daemon:
 
     async def _take(self, slot: Slot, delivery: Delivery) -> None:
         job_id = delivery.job.job_id
+        if job_id in self._running:
+            # Our own job again, after a cut longer than its lease: a claim would void the attempt that is running here.
+            await asyncio.sleep(BROKER_BACKOFF_S)
+            return
         grant = await self._claim(delivery)
         if grant is None or grant.decision in {"busy", "refused"}:
             log.warning("job.not_taken", extra={"job_id": job_id, "reason": grant.reason if grant else "no answer to the claim"})

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from sandbox.bus import NoAnswer
 from sandbox.contract import subjects
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.credentials import SupervisorCredentials, read_credentials
@@ -88,12 +89,15 @@ class BusClient:
         return await self._patiently(lambda: self._fleet.request(subject, request.model_dump_json().encode(), timeout_s=ANSWER_S))
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call again for 30 s while nobody answers: a supervisor that is only starting makes streams and answers soon."""
+        """Make a call again for 30 s while nobody listens: a supervisor that is only starting makes streams and answers soon.
+
+        A call that may have been taken is never made again: to open a run twice costs twice.
+        """
         deadline = asyncio.get_running_loop().time() + FIRST_ANSWER_S
         while True:
             try:
                 return await call()
-            except BrokerError:
+            except NoAnswer:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(0.1)
