@@ -6,23 +6,22 @@ base and a repository's own image are built with a network.
 
 import asyncio
 import hashlib
-import io
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from docker.errors import APIError
 
 from sandbox.contract.errors import EngineError, UsageError
 from sandbox.runtime.engine import Engine, explain
+from sandbox.runtime.image_build import DIRECT, LABEL_RECIPE, BuildNetwork, build, digest, find, last_lines, pack_directory, pack_files
 
 AGENT = "andon/agent"
 BASE = "andon/base"
@@ -30,61 +29,51 @@ LIBRARIES = "andon/libraries"
 REPOSITORY = "andon/repository"
 REGISTRY_BASE = ("python", "3.11-slim-bookworm")
 DOCKERFILE = ".andon/Dockerfile"
-CONTEXT_BYTES_MAX = 1 << 30
-LABEL_RECIPE = "andon.recipe"
 LABEL_STAGE = "andon.stage=build"
 PROGRAM_PARTS = ("contract", "inside")
 _PYTHON = "3.11"
 _GLIBC_MINOR = 36  # bookworm's
 _BOOTSTRAP_S = 1800
 _DOWNLOAD_S = 900
-_ERROR_LINES = 15
+_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/usr/lib/ssl/cert.pem")
+"""Where the distribution's programs and OpenSSL itself look."""
+_FROM_AGENT = re.compile(rb"(?im)^(\s*FROM\s+(?:--platform=\S+\s+)?)andon/agent(?::latest)?(?=\s|$)")
 
 Say = Callable[[str], None]
 
 
 def base_image_key() -> str:
     """Return the hash of the base's recipe."""
-    return _digest(_recipe("base"))
+    return digest(_recipe("base"))
 
 
 def libraries_image_key() -> str:
     """Return the hash of the libraries' image: base, recipe, locks."""
     recipe = {name: data for name, data in _recipe("agent").items() if name != "Dockerfile"}
-    return _digest(recipe | {"base": base_image_key().encode()})
+    return digest(recipe | {"base": base_image_key().encode()})
 
 
 def agent_image_key() -> str:
     """Return the hash of everything the agent image is made of: the libraries, its recipe, our program."""
-    return _digest(_program() | {"Dockerfile": _recipe("agent")["Dockerfile"], "libraries": libraries_image_key().encode()})
+    return digest(_program() | {"Dockerfile": _recipe("agent")["Dockerfile"], "libraries": libraries_image_key().encode()})
 
 
-async def ensure_agent_image(engine: Engine, say: Say, build_args: Mapping[str, str] | None = None) -> str:
+async def ensure_agent_image(engine: Engine, say: Say, network: BuildNetwork = DIRECT) -> str:
     """Return the id of the shipped agent image; builds it, and its base, when this engine has none of this content.
 
     Args:
         engine: Where it is needed.
         say: Told in one line what takes time.
-        build_args: Proxies (`HTTP_PROXY`, …) for the one step with a network, the base; never left in a layer.
+        network: For the one step with a network, the base.
 
     Raises:
         EngineError: It cannot be built here; the message says why and what to do.
     """
-    tag = f"{AGENT}:{agent_image_key()}"
-    image = await _find(engine, tag)
-    if image is None:
-        libraries = await _ensure_libraries(engine, say, build_args or {})
-        say("building the agent image (once for this version)")
-        context = _program() | {"Dockerfile": _recipe("agent")["Dockerfile"]}
-        image = await _build(engine, tag, partial(_pack, context), buildargs={"LIBRARIES": libraries}, network_mode="none")
-    # `FROM andon/agent` of a repository's Dockerfile means the image of this version.
-    await engine.call(f"cannot tag {AGENT}", lambda: engine.client.tag(image, AGENT, "latest"))
+    _, image = await _ensure_agent(engine, say, network)
     return image
 
 
-async def ensure_repository_image(
-    engine: Engine, context: Path, dockerfile_sha256: str, say: Say, build_args: Mapping[str, str] | None = None
-) -> str:
+async def ensure_repository_image(engine: Engine, context: Path, dockerfile_sha256: str, say: Say, network: BuildNetwork = DIRECT) -> str:
     """Return the id of a repository's own image, built from `.andon/Dockerfile` below `context`, with a network.
 
     A Dockerfile that copies nothing is built once per content. One that copies is given to the builder each time, whose
@@ -95,7 +84,7 @@ async def ensure_repository_image(
         context: An export of the base commit: regular files only are sent.
         dockerfile_sha256: The content a person consented to (DECISIONS D11).
         say: Told in one line what takes time.
-        build_args: Proxies and mirrors.
+        network: How the build reaches the network; its certificates become the image's.
 
     Raises:
         UsageError: The Dockerfile is another than the one consented to, or asks for what a sandbox cannot give.
@@ -104,14 +93,17 @@ async def ensure_repository_image(
     dockerfile = await asyncio.to_thread((context / DOCKERFILE).read_bytes)
     if hashlib.sha256(dockerfile).hexdigest() != dockerfile_sha256:
         raise UsageError(f"{DOCKERFILE} is not the one that was trusted; look at it and run `andon trust` again")
-    agent = await ensure_agent_image(engine, say, build_args)
+    agent, _ = await _ensure_agent(engine, say, network)
+    agent = await _trusting(engine, agent, network)
     copies = copies_files(dockerfile)
-    tag = f"{REPOSITORY}:{_digest({'dockerfile': dockerfile, 'agent': agent.encode()})}"
-    image = None if copies else await _find(engine, tag)
+    tag = f"{REPOSITORY}:{digest({'dockerfile': dockerfile, 'agent': agent.encode()})}"
+    image = None if copies else await find(engine, tag)
     if image is None:
         say(f"building the image of {DOCKERFILE}")
-        pack = partial(_pack_directory, context) if copies else partial(_pack, {DOCKERFILE: dockerfile})
-        image = await _build(engine, tag, pack, buildargs=dict(build_args or {}), dockerfile=DOCKERFILE)
+        # Another version of Andon on this engine may move the tag: the build names this version's image.
+        files_ = {DOCKERFILE: _FROM_AGENT.sub(rb"\1" + agent.encode(), dockerfile)}
+        pack = partial(pack_directory, context, replaced=files_) if copies else partial(pack_files, files_)
+        image = await build(engine, tag, pack, buildargs=dict(network.arguments), dockerfile=DOCKERFILE)
     await _refuse_volumes(engine, image)
     return image
 
@@ -124,29 +116,58 @@ def copies_files(dockerfile: bytes) -> bool:
     )
 
 
-async def _ensure_libraries(engine: Engine, say: Say, build_args: Mapping[str, str]) -> str:
+async def _ensure_agent(engine: Engine, say: Say, network: BuildNetwork) -> tuple[str, str]:
+    """Return tag and id of the agent image of this version."""
+    tag = f"{AGENT}:{agent_image_key()}"
+    image = await find(engine, tag)
+    if image is None:
+        libraries = await _ensure_libraries(engine, say, network)
+        say("building the agent image (once for this version)")
+        context = _program() | {"Dockerfile": _recipe("agent")["Dockerfile"]}
+        image = await build(engine, tag, partial(pack_files, context), buildargs={"LIBRARIES": libraries}, network_mode="none")
+    # For people who build on `andon/agent` by hand; our own builds name the version.
+    await engine.call(f"cannot tag {AGENT}", lambda: engine.client.tag(image, AGENT, "latest"))
+    return tag, image
+
+
+async def _trusting(engine: Engine, agent: str, network: BuildNetwork) -> str:
+    """Return a tag of the agent image that trusts what this host trusts: behind a company's proxy a build could fetch nothing."""
+    if network.ca_bundle is None:
+        return agent
+    try:
+        bundle = await asyncio.to_thread(network.ca_bundle.read_bytes)
+    except OSError as error:
+        raise UsageError(f"certificates {network.ca_bundle} cannot be read: {error.strerror}; see SSL_CERT_FILE") from error
+    tag = f"{AGENT}-trusting:{digest({'agent': agent.encode(), 'bundle': bundle})}"
+    if await find(engine, tag) is None:
+        recipe = f"FROM {agent}\n" + "".join(f"COPY ca.pem {path}\n" for path in _CA_FILES)
+        await build(engine, tag, partial(pack_files, {"Dockerfile": recipe.encode(), "ca.pem": bundle}), network_mode="none")
+    return tag
+
+
+async def _ensure_libraries(engine: Engine, say: Say, network: BuildNetwork) -> str:
     tag = f"{LIBRARIES}:{libraries_image_key()}"
-    if await _find(engine, tag) is not None:
+    if await find(engine, tag) is not None:
         return tag
-    base = await _ensure_base(engine, say, build_args)
+    base = await _ensure_base(engine, say, network)
     say("fetching and installing the agent's libraries (once)")
     with tempfile.TemporaryDirectory(prefix="andon-wheels-") as scratch:
         context = Path(scratch)
         await asyncio.to_thread(_libraries_context, context, engine.facts.architecture)
-        await _build(engine, tag, partial(_pack_directory, context), buildargs={"BASE": base}, network_mode="none")
+        await build(engine, tag, partial(pack_directory, context), buildargs={"BASE": base}, network_mode="none")
     await engine.call("cannot remove the build stage", lambda: _remove_stage(engine))
     return tag
 
 
-async def _ensure_base(engine: Engine, say: Say, build_args: Mapping[str, str]) -> str:
+async def _ensure_base(engine: Engine, say: Say, network: BuildNetwork) -> str:
     key = base_image_key()
     tag = f"{BASE}:{key}"
-    if await _find(engine, tag) is not None:
+    if await find(engine, tag) is not None:
         return tag
     refusal = await engine.call("cannot pull the base", lambda: _pull(engine))
     if refusal is None:
         say("building the base image from the registry's Python (once)")
-        await _build(engine, tag, partial(_pack, _recipe("base")), buildargs=dict(build_args))
+        await build(engine, tag, partial(pack_files, _recipe("base")), buildargs=dict(network.arguments))
         return tag
     say("no registry is reachable: building the base image from Debian packages (once, a minute or two)")
     with tempfile.TemporaryDirectory(prefix="andon-base-", dir="/var/tmp") as scratch:
@@ -157,16 +178,9 @@ async def _ensure_base(engine: Engine, say: Say, build_args: Mapping[str, str]) 
             "cannot import the base image",
             lambda: engine.client.import_image(src=str(rootfs), repository=BASE, tag=key, changes=changes),
         )
-    if await _find(engine, tag) is None:
+    if await find(engine, tag) is None:
         raise EngineError("the engine took the base image but does not have it; see the engine's log")
     return tag
-
-
-async def _find(engine: Engine, tag: str) -> str | None:
-    image = await engine.call(f"cannot look for image {tag}", lambda: engine.image(tag))
-    if image is None or (image["Config"].get("Labels") or {}).get(LABEL_RECIPE) != _key(tag):
-        return None
-    return str(image["Id"])
 
 
 def _pull(engine: Engine) -> str | None:
@@ -192,7 +206,7 @@ def _bootstrap(rootfs: Path, refusal: str) -> None:
     if done.returncode != 0:
         raise EngineError(
             f"cannot build the base image: the registry said {refusal!r}, and building it from Debian packages (as root) failed: "
-            + _last_lines(done.stderr)
+            + last_lines(done.stderr)
         )
 
 
@@ -219,28 +233,7 @@ def _download(lock: Path, wheels: Path, architecture: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineError(f"cannot fetch the wheels of the agent image: {error}") from error
     if done.returncode != 0:
-        raise EngineError(f"cannot fetch the wheels of the agent image; is a package index reachable? {_last_lines(done.stderr)}")
-
-
-async def _build(engine: Engine, tag: str, pack: Callable[[IO[bytes]], None], **options: Any) -> str:
-    """Build with the classic builder's words, which every engine still knows; return the image's id."""
-
-    def build() -> None:
-        lines: list[str] = []
-        with tempfile.TemporaryFile() as packed:
-            pack(packed)
-            packed.seek(0)
-            options.update(fileobj=packed, custom_context=True, tag=tag, labels={LABEL_RECIPE: _key(tag)})
-            for event in engine.client.build(rm=True, forcerm=True, decode=True, **options):
-                lines = [*lines, str(event.get("stream") or "").rstrip()][-_ERROR_LINES:]
-                if "error" in event:
-                    raise EngineError(f"building {tag} failed: {event['error']}\n" + "\n".join(line for line in lines if line))
-
-    await engine.call(f"building {tag} failed", build)
-    image = await _find(engine, tag)
-    if image is None:
-        raise EngineError(f"the engine built {tag} but does not have it; see the engine's log")
-    return image
+        raise EngineError(f"cannot fetch the wheels of the agent image; is a package index reachable? {last_lines(done.stderr)}")
 
 
 async def _refuse_volumes(engine: Engine, image_id: str) -> None:
@@ -276,43 +269,3 @@ def _program() -> dict[str, bytes]:
         for path in paths
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
     }
-
-
-def _key(tag: str) -> str:
-    return tag.rpartition(":")[2]
-
-
-def _digest(content: Mapping[str, bytes]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(content):
-        total.update(f"{name}\0{hashlib.sha256(content[name]).hexdigest()}\n".encode())
-    return total.hexdigest()[:24]
-
-
-def _pack(content: Mapping[str, bytes], into: IO[bytes]) -> None:
-    """Write a build context of ours, with neutral owners and times: equal content has equal bytes, and the builder's cache holds."""
-    with tarfile.open(fileobj=into, mode="w") as archive:
-        for name in sorted(content):
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content[name])
-            archive.addfile(entry, io.BytesIO(content[name]))
-
-
-def _pack_directory(top: Path, into: IO[bytes]) -> None:
-    """Write the regular files below `top` as a build context; links and special files are not sent."""
-    size = 0
-    with tarfile.open(fileobj=into, mode="w") as archive:
-        for path in sorted(path for path in top.rglob("*") if path.is_file() and not path.is_symlink()):
-            entry = tarfile.TarInfo(path.relative_to(top).as_posix())
-            entry.size = path.stat().st_size
-            entry.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
-            size += entry.size
-            if size > CONTEXT_BYTES_MAX:
-                raise UsageError(f"the build context is larger than {CONTEXT_BYTES_MAX >> 20} MiB")
-            with path.open("rb") as file:
-                archive.addfile(entry, file)
-
-
-def _last_lines(data: bytes) -> str:
-    lines = data.decode(errors="replace").strip().splitlines()
-    return "\n".join(lines[-_ERROR_LINES:])

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import certifi
 import docker
 import pytest
 
 from sandbox.contract.errors import EngineError, UsageError
 from sandbox.runtime.container_spec import SlotSpec
 from sandbox.runtime.docker import DockerRuntime
+from sandbox.runtime.image_build import BuildNetwork
 from sandbox.runtime.images import DOCKERFILE, REPOSITORY, ensure_agent_image, ensure_repository_image
 from tests.servers.engines import TestEngine
 
@@ -174,6 +176,34 @@ async def test_a_dockerfile_that_copies_nothing_is_built_once(
 
     assert len(said) == 1
     assert agent_image.startswith("sha256:")
+
+
+async def test_a_build_trusts_and_uses_what_the_host_does(
+    docker_runtime: DockerRuntime, engine: TestEngine, agent_image: str, a_slot: Callable[..., SlotSpec], context: Path, tmp_path: Path
+):
+    """Behind a company's proxy a build needs its address and its certificate; the address stays in no layer (DECISIONS D10)."""
+    end = "-----END CERTIFICATE-----\n"
+    (tmp_path / "ca.pem").write_text(Path(certifi.where()).read_text().partition(end)[0] + end)
+    network = BuildNetwork.from_environment({"HTTPS_PROXY": "http://user:canary@proxy:1", "SSL_CERT_FILE": str(tmp_path / "ca.pem")})
+    count = "import ssl; print(ssl.create_default_context().cert_store_stats()['x509_ca'])"
+    digest = _write(
+        context, f'FROM andon/agent:latest\nRUN python -c "{count}" > /opt/count; env | grep -c ^HTTPS_PROXY=http >> /opt/count\n'
+    )
+
+    image = await ensure_repository_image(docker_runtime.engine, context, digest, lambda _: None, network)
+    try:
+        seen = await _run(docker_runtime, a_slot(command=("sh", "-c", "cat /opt/count; env")), image)
+        with contextlib.closing(docker.APIClient(engine.url)) as client:
+            history = json.dumps([client.history(image), client.inspect_image(image)])  # type: ignore[no-untyped-call]
+            trusting = client.images("andon/agent-trusting", quiet=True)
+    finally:
+        _forget(engine, image)
+    for left in trusting:
+        _forget(engine, left)
+
+    assert seen.startswith("1\n1\n")
+    assert "canary" not in seen + history
+    assert agent_image
 
 
 async def test_another_dockerfile_than_the_trusted_one_is_not_built(docker_runtime: DockerRuntime, agent_image: str, context: Path):
