@@ -26,7 +26,7 @@ RED_CHECK = "red-check"
 RESERVED = frozenset({BASELINE, RED_CHECK})
 """Stage names of the jobs the machine emits by itself (DECISIONS G14)."""
 
-_ALIASES: dict[str, str] = {
+AGENT_ALIASES: dict[str, str] = {
     "spec-agent": "spec",
     "interface-agent": "interface",
     "impl-agent": "implement",
@@ -35,6 +35,7 @@ _ALIASES: dict[str, str] = {
     "test-agent": "test",
     "docs-agent": "docs",
 }
+"""Names of the first source's agents, and the definition each means."""
 _AGENT_ROLES = ("spec", "interface", "implement", "test", "docs")
 _LIMIT_KEYS = {"timeout_s": "wall_s"} | {name: name for name in ("memory_mib", "cpus", "pids_max", "workspace_mib", "workspace_inodes_max")}
 
@@ -171,7 +172,7 @@ def _stage(form: _StageForm, defaults: _Common, source: str) -> Stage:
     role = _role(form, at)
     is_agent = role in _AGENT_ROLES
     _check_kind(form, role, is_agent, at)
-    agent = _ALIASES.get(form.agent, form.agent) if form.agent else None
+    agent = AGENT_ALIASES.get(form.agent, form.agent) if form.agent else None
     common = _with_defaults(form, defaults)
     limits = {limit: common[key] for key, limit in _LIMIT_KEYS.items() if common[key] is not None}
     return Stage(
@@ -200,7 +201,7 @@ def _role(form: _StageForm, at: str) -> Role:
     if form.type == "builtin":
         return "land" if form.name == "land" else "validate"
     for name in (form.agent, form.name):
-        known = _ALIASES.get(name or "", name)
+        known = AGENT_ALIASES.get(name or "", name)
         for role in get_args(Role):
             if known == role:
                 return cast(Role, role)

@@ -12,19 +12,10 @@ from sandbox.contract.agent_spec import AgentSpec, CacheTtl, ToolName
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.model import Frozen
 from supervisor.pipeline.bounded_yaml import load_yaml
+from supervisor.pipeline.load import AGENT_ALIASES
 
 PROMPT_CHARS_MAX = 64_000
 OVERRIDE_DIRECTORY = ".andon/agents"
-
-_ALIASES = {
-    "spec-agent": "spec",
-    "interface-agent": "interface",
-    "impl-agent": "implement",
-    "implementation-agent": "implement",
-    "implementation": "implement",
-    "test-agent": "test",
-    "docs-agent": "docs",
-}
 
 
 class AgentDefinition(Frozen):
@@ -50,7 +41,7 @@ class AgentDefinition(Frozen):
 
 def canonical_name(name: str) -> str:
     """Return the name of the definition that `name` or one of its aliases means."""
-    return _ALIASES.get(name, name)
+    return AGENT_ALIASES.get(name, name)
 
 
 def override_path(name: str) -> str:
