@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from supervisor.api import report as reporting
 from supervisor.api.views import ListRow, RunResult, result_of, row_of
 from supervisor.config import StateDirectory, write_atomically
-from supervisor.errors import UnknownRun, UsageError
+from supervisor.errors import AndonError, InfrastructureError, UnknownRun, UsageError
 from supervisor.pipeline.events import AnyEvent
 from supervisor.pipeline.fold import fold
 from supervisor.pipeline.run import FINAL, RunState
@@ -67,6 +67,13 @@ class RunFiles:
             file.write(b"".join(event.model_dump_json().encode() + b"\n" for event in fresh))
         self._last_seq = max(event.seq for event in fresh)
 
+    def rewrite(self, events: Iterable[AnyEvent]) -> None:
+        """Replace the events by the log's; for a supervisor that takes over, since the last one may have died before it wrote its last."""
+        self._make()
+        log = list(events)
+        write_atomically(self.events_path, b"".join(event.model_dump_json().encode() + b"\n" for event in log))
+        self._last_seq = max((event.seq for event in log), default=0)
+
     def write_log(self, stage: str, round_: int, attempt: int, data: bytes) -> Path:
         """Store one attempt's container log, cut in the middle if it is larger than `LOG_BYTES_MAX`."""
         self._make()
@@ -75,16 +82,16 @@ class RunFiles:
         write_atomically(path, _head_and_tail(data))
         return path
 
-    def mirror(self, run: RunState) -> str | None:
+    @property
+    def mirror(self) -> str | None:
         """Return the path of the mirror that holds the run's commits, None if it is not on this host."""
-        path = self._state.mirror(run.intent.repository)
-        return str(path) if path.is_dir() else None
+        return str(self._state.mirror) if self._state.mirror.is_dir() else None
 
     def write_result(self, run: RunState) -> RunResult:
         """Write `report.md`, then `result.json`, from a run's state, final or not; the same state writes the same bytes."""
         self._make()
         result = result_of(run, str(self.report_path))
-        write_atomically(self.report_path, reporting.markdown(run, self.mirror(run)).encode("utf-8", "backslashreplace"))
+        write_atomically(self.report_path, reporting.markdown(run, self.mirror).encode("utf-8", "backslashreplace"))
         write_atomically(self.result_path, result.model_dump_json(indent=2).encode() + b"\n")
         return result
 
@@ -115,11 +122,16 @@ class RunFiles:
 
         Raises:
             UnknownRun: There are no events.
+            InfrastructureError: Some are missing.
         """
         events = self.events()
         if not events:
             raise UnknownRun(f"run {self.directory.name} has no events on this host")
-        return fold(events)
+        try:
+            return fold(events)
+        except (ValueError, KeyError) as error:
+            hint = f"the supervisor writes it anew: andon resume {self.directory.name}"
+            raise InfrastructureError(f"{self.events_path} is not whole ({error}); {hint}") from error
 
     def result(self) -> RunResult | None:
         """Return the stored result object, None if there is none that can be read."""
@@ -167,7 +179,7 @@ def _quick_row(files: RunFiles) -> ListRow | None:
         return row_of(fold([first])).model_copy(update={**update, "commit": result.commit})
     try:
         return row_of(files.run())
-    except UsageError:
+    except AndonError:
         return None
 
 

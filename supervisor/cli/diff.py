@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from supervisor.cli.app import App
 from supervisor.cli.arguments import files_named, run_argument
 
 if TYPE_CHECKING:
+    from supervisor.api.run_files import RunFiles
     from supervisor.pipeline.run import RunState
 
 PATCH_BYTES_MAX = 64 << 20
@@ -22,9 +24,10 @@ PATCH_BYTES_MAX = 64 << 20
 @click.pass_obj
 def command(app: App, run_id: str | None, as_json: bool) -> None:
     """Show what a run changed: what landed, else what was written last. Without RUN: the newest."""
-    run = files_named(app, run_id).run()
+    files = files_named(app, run_id)
+    run = files.run()
     commit = _commit_of(run)
-    patch = asyncio.run(_patch(app, run, commit)) if commit else ""
+    patch = asyncio.run(_patch(files, run, commit)) if commit else ""
     if as_json:
         landed = run.landed_commit is not None
         facts = {"run_id": run.run_id, "base": run.intent.base_commit, "commit": commit, "landed": landed}
@@ -43,14 +46,13 @@ def _commit_of(run: "RunState") -> str | None:
     return commits[-1] if commits else None
 
 
-async def _patch(app: App, run: "RunState", commit: str) -> str:
+async def _patch(files: "RunFiles", run: "RunState", commit: str) -> str:
     from sandbox.mirror import Mirror
     from supervisor.errors import UsageError
 
-    path = app.reading().mirror(run.intent.repository)
-    if not path.is_dir():
-        raise UsageError(f"the mirror {path} is not on this host; the run was driven elsewhere, look at branch {run.branch}")
-    mirror = await Mirror.open(path)
+    if files.mirror is None:
+        raise UsageError(f"the supervisor's mirror is not on this host; the run was driven elsewhere, look at branch {run.branch}")
+    mirror = await Mirror.open(Path(files.mirror))
     return await mirror.patch(run.intent.base_commit, commit, PATCH_BYTES_MAX)
 
 

@@ -76,7 +76,7 @@ def print_json(result: RunResult) -> None:
 def print_summary(config: Config, files: RunFiles, run: RunState) -> None:
     """Write the closing lines to stdout."""
     report = str(files.report_path) if files.report_path.exists() else None
-    first, _, rest = summary(run, report, files.mirror(run)).partition("\n")
+    first, _, rest = summary(run, report, files.mirror).partition("\n")
     click.echo("\n" + (first if config.no_color else click.style(first, fg=_STYLES.get(run.state), bold=True)))
     click.echo(rest)
 

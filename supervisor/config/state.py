@@ -1,7 +1,6 @@
 """Where state lies on disk (DECISIONS G10): the layout, its version, the directory of the sockets; not what is in the files."""
 
 import fcntl
-import hashlib
 import os
 import re
 import stat
@@ -65,10 +64,10 @@ class StateDirectory:
         """Return where the supervisor's bare repositories lie."""
         return self.root / "mirrors"
 
-    def mirror(self, repository: str) -> Path:
-        """Return the supervisor's mirror for one user repository, named after it and the digest of its path."""
-        name = re.sub(r"[^A-Za-z0-9]+", "-", Path(repository).name)[:32].strip("-") or "repository"
-        return self.mirrors / f"{name}-{hashlib.sha256(os.fsencode(repository)).hexdigest()[:12]}.git"
+    @property
+    def mirror(self) -> Path:
+        """Return the supervisor's own bare repository; it serves every user repository (the executor has another one)."""
+        return self.mirrors / "supervisor.git"
 
     @property
     def nats(self) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from supervisor.api import run_files
 from supervisor.api.run_files import RunFiles, files_of
 from supervisor.config import StateDirectory
-from supervisor.errors import UnknownRun, UsageError
+from supervisor.errors import InfrastructureError, UnknownRun, UsageError
 from supervisor.pipeline.fold import fold
 from tests.fakes import run_events
 from tests.fakes.run_events import RUN
@@ -86,6 +86,18 @@ def test_a_run_without_events_is_unknown(files: RunFiles) -> None:
         files.run()
 
 
+def test_a_missing_event_is_said_not_guessed(files: RunFiles) -> None:
+    """A supervisor that was killed between log and file leaves a gap; the next one fills it."""
+    log = run_events.happy()
+    files.append([*log[:1], *log[2:]])
+
+    with pytest.raises(InfrastructureError, match="is not whole"):
+        files.run()
+    files.rewrite(log[:-1])
+    files.append(log[-1:])
+    assert again(files).run() == fold(log)
+
+
 def test_the_result_is_written_whole_and_the_same_each_time(files: RunFiles) -> None:
     """Supervisor and CLI both write it: the bytes are equal."""
     run = fold(run_events.happy())
@@ -124,7 +136,7 @@ def test_only_the_owner_can_read_a_run(files: RunFiles) -> None:
 def test_the_salvage_is_named_with_the_command_that_shows_it(files: RunFiles) -> None:
     """If the mirror is on this host."""
     run = fold(run_events.parked_on_budget())
-    mirror = StateDirectory(files.directory.parent.parent).mirror(run.intent.repository)
+    mirror = StateDirectory(files.directory.parent.parent).mirror
     mirror.mkdir(parents=True)
 
     files.write_result(run)

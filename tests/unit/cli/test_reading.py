@@ -1,5 +1,6 @@
 """The verbs that only read: from the run's files alone, with no supervisor, engine or broker."""
 
+import asyncio
 import json
 import threading
 import time
@@ -8,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from sandbox.contract.result import Finding
+from sandbox.git import ANDON
+from sandbox.mirror import Mirror
 from supervisor.api.run_files import RunFiles
 from supervisor.api.views import Probe
+from supervisor.delivery import snapshot
+from supervisor.pipeline.events import AnyEvent
 from supervisor.pipeline.fold import fold
 from tests.fakes import run_events
 from tests.fakes.command_line import CommandLine
@@ -162,6 +167,34 @@ def test_logs_do_not_wait_for_a_stack_that_is_not_there(andon: CommandLine) -> N
     assert ended.code == 5
     assert "[spec] started on host-1" in ended.out
     assert ended.err == f"andon: error: nobody works on run {RUN} now; go on with: andon resume {RUN}\n"
+
+
+def test_diff_shows_what_landed_from_the_mirror(andon: CommandLine, repository: Path) -> None:
+    """The exact bytes, against the base; also as JSON."""
+    base, commit = asyncio.run(a_landed_commit(andon, repository))
+    intent = {"repository": str(repository), "base_commit": base}
+    log = [_with_intent(each, intent) for each in run_events.happy()]
+    andon.has_run([each.model_copy(update={"commit": commit}) if each.type == "run_landed" else each for each in log])
+
+    shown = andon("diff")
+    as_json = andon("diff", "--json").json
+
+    assert shown.out.endswith("\n--- /dev/null\n+++ b/new.txt\n@@ -0,0 +1 @@\n+h\u00e9llo\n")
+    assert (as_json["base"], as_json["commit"], as_json["landed"], as_json["patch"]) == (base, commit, True, shown.out)
+
+
+async def a_landed_commit(andon: CommandLine, repository: Path) -> tuple[str, str]:
+    """Make the supervisor's mirror with one commit on top of the repository's."""
+    base = await snapshot(repository, None)
+    andon.state.mirrors.mkdir()
+    mirror = await Mirror.open(andon.state.mirror)
+    await mirror.import_base(base.commit, base.pack)
+    files = {"new.txt": "h\u00e9llo\n".encode()}
+    return base.commit, await mirror.commit_files(base.commit, files, message="x", author=ANDON, committer=ANDON, at=1_735_689_600)
+
+
+def _with_intent(event: AnyEvent, change: dict[str, str]) -> AnyEvent:
+    return event.model_copy(update={"intent": event.intent.model_copy(update=change)}) if event.type == "run_accepted" else event
 
 
 def test_diff_without_a_mirror_says_where_to_look(andon: CommandLine) -> None:

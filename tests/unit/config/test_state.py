@@ -88,16 +88,6 @@ def test_consent_is_to_exact_bytes(tmp_path: Path) -> None:
     assert not state.trusts("b" * 64)
 
 
-def test_two_repositories_of_one_name_have_two_mirrors(tmp_path: Path) -> None:
-    """The name is for people, the digest of the path keeps them apart; odd names are tamed."""
-    state = StateDirectory(tmp_path)
-
-    mirrors = {state.mirror("/a/notes"), state.mirror("/b/notes"), state.mirror("/b/..;rm -rf *")}
-
-    assert len(mirrors) == 3
-    assert {path.parent for path in mirrors} == {state.mirrors}
-
-
 def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     """No half-written file and no left-over; the owner alone reads it."""
     write_atomically(tmp_path / "x", b"old")
