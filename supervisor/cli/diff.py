@@ -57,7 +57,7 @@ async def _patch(files: "RunFiles", run: "RunState", commit: str) -> str:
 
 
 def _print_patch(patch: str) -> None:
-    """Write the exact bytes into a pipe (`git apply` reads them), but nothing that moves the cursor to a terminal."""
+    """Take nothing out for a pipe (`git apply` reads it), but write nothing to a terminal that moves its cursor."""
     from supervisor.api.inert import inert
 
     click.echo(inert(patch) if sys.stdout.isatty() else patch.encode("utf-8", "surrogateescape"), nl=False)

@@ -170,7 +170,7 @@ def test_logs_do_not_wait_for_a_stack_that_is_not_there(andon: CommandLine) -> N
 
 
 def test_diff_shows_what_landed_from_the_mirror(andon: CommandLine, repository: Path) -> None:
-    """The exact bytes, against the base; also as JSON."""
+    """Against the base; also as JSON."""
     base, commit = asyncio.run(a_landed_commit(andon, repository))
     intent = {"repository": str(repository), "base_commit": base}
     log = [_with_intent(each, intent) for each in run_events.happy()]
