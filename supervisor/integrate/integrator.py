@@ -76,10 +76,10 @@ class Integrator:
         return Joined(run_id=run.run_id, at=0, stage=command.stage, round=command.round, commit=commit, parents=command.commits)
 
     async def land(self, run: RunState, commit: str) -> RunLanded:
-        """Make the one commit of `commit`'s tree on the base and move the branch; a branch that is at this commit already is the proof.
+        """Make the one commit of `commit`'s tree on the base and keep it as what the run landed; doing it again changes nothing.
 
         Raises:
-            ConflictError: The branch exists in the mirror and is not ours.
+            ConflictError: The run landed another commit before.
         """
         base = run.intent.base_commit
         landed = await self._mirror.commit_like(
