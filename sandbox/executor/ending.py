@@ -2,12 +2,12 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import Protocol
 
 from sandbox.contract.job import JobSpec, Submission
 from sandbox.contract.result import Cause, Outcome
-from sandbox.executor.lease import Lease
-from sandbox.gateway.session import Session
-from sandbox.runtime.container_spec import Exit, Sandbox
+from sandbox.gateway.tally import Failure
+from sandbox.runtime.container_spec import Exit
 
 AFTER_SUBMIT_S = 5.0
 """How long the program may take to exit once it has submitted."""
@@ -47,7 +47,46 @@ class Cancel:
             self.asked.set()
 
 
-async def watch(job: JobSpec, box: Sandbox, session: Session, lease: Lease, cancel: Cancel, wall_s: float) -> Ending:
+class Box(Protocol):
+    """The part of a `Sandbox` that ends."""
+
+    async def wait(self) -> Exit:
+        """Wait until the container is dead."""
+        ...
+
+    async def kill(self) -> None:
+        """Kill it; nothing if it is dead."""
+        ...
+
+
+class Talk(Protocol):
+    """The part of a gateway `Session` that tells how an attempt went."""
+
+    @property
+    def submission(self) -> Submission | None:
+        """What the program submitted."""
+        ...
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why model calls cannot succeed any more."""
+        ...
+
+    async def wait_submitted(self) -> Submission:
+        """Wait for the submission."""
+        ...
+
+
+class Owned(Protocol):
+    """The part of a `Lease` that can be lost."""
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set when the attempt is no longer ours."""
+        ...
+
+
+async def watch(job: JobSpec, box: Box, session: Talk, lease: Owned, cancel: Cancel, wall_s: float) -> Ending:
     """Wait until the attempt is over for any reason, see that the container is dead, and say why.
 
     At most `wall_s` seconds (the stage's wall clock, what is left of it) plus the time to kill.
@@ -76,7 +115,7 @@ async def watch(job: JobSpec, box: Sandbox, session: Session, lease: Lease, canc
     return _of_exit(ended)
 
 
-def _of_session(session: Session) -> Ending:
+def _of_session(session: Talk) -> Ending:
     failure = session.failure
     if failure is not None:
         outcome = {"budget": Outcome.BUDGET, "provider": Outcome.LOST}.get(failure.kind, Outcome.REFUSED)

@@ -57,7 +57,12 @@ class Lease:
         self._doubt_s = doubt_s
         self._confirmed = clock()
         self.paused = False
-        self.lost = asyncio.Event()
+        self._lost = asyncio.Event()
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set when the attempt is no longer ours."""
+        return self._lost
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator["Lease"]:
@@ -66,7 +71,7 @@ class Lease:
             yield self
 
     async def _renew(self) -> None:
-        while not self.lost.is_set():
+        while not self._lost.is_set():
             await asyncio.sleep(min(self._every_s, RECLAIM_EVERY_S) if self.paused else self._every_s)
             try:
                 await (self._claim_again() if self.paused else self._link.in_progress(self._request.ack_subject))
@@ -80,7 +85,7 @@ class Lease:
     async def _claim_again(self) -> None:
         reply = await self._link.claim(self._request)
         if reply.decision != "granted":
-            self.lost.set()
+            self._lost.set()
             return
         await self._link.in_progress(self._request.ack_subject)
         self.paused = False
