@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import tempfile
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class ImageResolver:
             with tempfile.TemporaryDirectory(dir=self._scratch) as context:
                 export = Path(context) / "export"
                 export.mkdir()
-                await provision(self._mirror, job.base_commit, export, uid=0, gid=0)
+                await provision(self._mirror, job.base_commit, export, uid=os.getuid(), gid=os.getgid())
                 return await ensure_repository_image(self._engine, export, job.dockerfile_sha256, _say)
 
 
