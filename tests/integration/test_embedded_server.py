@@ -144,6 +144,25 @@ async def test_a_killed_server_comes_back_and_its_clients_with_it(tmp_path: Path
             assert await worker.get_blob(ref) == b"data"
 
 
+async def test_a_pull_that_waited_in_a_killed_server_ends_at_once(tmp_path: Path) -> None:
+    """Its executor asks the new server instead of waiting out a pull nobody remembers."""
+    async with EmbeddedBroker.run(tmp_path / "nats") as broker:
+        executor = await broker.add_executor("ex1")
+        async with NatsSupervisorLink.connect(broker.supervisor) as link, NatsExecutorLink.connect(executor) as worker:
+            pulling = asyncio.create_task(worker.next_job("default", 15))
+            await asyncio.sleep(0.2)
+            began = time.monotonic()
+
+            os.kill(broker.pid, signal.SIGKILL)
+            nothing = await pulling
+            await link.publish_job(a_job(), "d1")
+            delivery = await worker.next_job("default", 15)
+
+        assert nothing is None
+        assert delivery is not None
+        assert time.monotonic() - began < 8
+
+
 async def test_a_call_under_a_killed_server_fails_soon_and_a_deduped_one_succeeds(tmp_path: Path) -> None:
     """What the server swallowed does not wait out its time; what may be repeated is."""
     async with (

@@ -85,8 +85,16 @@ async def test_a_holder_whose_lease_was_taken_stands_down(one: Connection, two: 
 
         assert "another supervisor" in why
         assert not first.is_held
-    left = await two.api(f"STREAM.MSG.GET.KV_{subjects.KV_LEASES}", {"last_by_subj": subject})
-    assert base64.b64decode(left["message"]["data"]) == b"usurper"
+    assert await _written(two) == b"usurper"
+
+
+async def test_a_holder_gives_back_its_own_lease_only(one: Connection, two: Connection) -> None:
+    """One that ends before it noticed that it was succeeded leaves its successor's lease alone."""
+    async with Leadership.hold(one, "one", ttl_s=TTL_S) as first:
+        await two.store(subjects.lease(subjects.LEASE_SUPERVISOR), b"usurper", headers={"Nats-TTL": "60s"})
+        assert first.is_held
+
+    assert await _written(two) == b"usurper"
 
 
 async def test_a_holder_that_cannot_renew_stands_down_before_the_broker_says_so(broker: EmbeddedBroker, one: Connection) -> None:
@@ -117,3 +125,8 @@ async def test_it_survives_a_killed_broker(broker: EmbeddedBroker, one: Connecti
 async def _epoch(connection: Connection) -> int:
     async with Leadership.hold(connection, "standby", wait_s=10) as leadership:
         return leadership.epoch
+
+
+async def _written(connection: Connection) -> bytes:
+    last = await connection.api(f"STREAM.MSG.GET.KV_{subjects.KV_LEASES}", {"last_by_subj": subjects.lease(subjects.LEASE_SUPERVISOR)})
+    return base64.b64decode(last["message"]["data"])
