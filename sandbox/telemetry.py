@@ -25,6 +25,8 @@ Attribute = str | bool | int | float | Sequence[str]
 SPANS_PER_TRACE_MAX = 20_000
 TRACES_MAX = 2_000
 ATTRIBUTE_CHARS_MAX = 4_096
+PAYLOAD_BYTES_MAX = 900_000
+"""Of one request before it is compressed: then it fits into a message (1 MiB) whatever is in it."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class Spans:
                 name,
                 context=context,
                 kind=kind,
-                attributes=dict(attributes or {}),
+                attributes=_encodable(attributes or {}),
                 links=[Link(link._otel()) for link in links],
                 start_time=int(start * 1e9) if start is not None else time.time_ns(),
             )
@@ -166,10 +168,25 @@ class Spans:
             raise
         open_span.end()
 
-    def drain(self, trace_id: str) -> bytes:
-        """Return and forget the ended spans of one trace as a gzip OTLP request; empty bytes if there are none."""
+    def drain(self, trace_id: str) -> list[bytes]:
+        """Return and forget the ended spans of one trace as gzip OTLP requests, each small enough for one message of the bus."""
         spans = self._kept.take(int(trace_id, 16))
-        return gzip.compress(encode_spans(spans).SerializeToString(), mtime=0) if spans else b""
+        return list(_payloads(spans)) if spans else []
+
+
+def _payloads(spans: Sequence[ReadableSpan]) -> Iterator[bytes]:
+    raw = encode_spans(spans).SerializeToString()
+    if len(raw) <= PAYLOAD_BYTES_MAX or len(spans) == 1:
+        yield gzip.compress(raw, mtime=0)
+        return
+    middle = len(spans) // 2
+    yield from _payloads(spans[:middle])
+    yield from _payloads(spans[middle:])
+
+
+def _encodable(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    """Replace lone surrogates, which JSON from outside may hold and the encoder refuses: a trace must not break a result."""
+    return {key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for key, value in attributes.items()}
 
 
 class OpenSpan:
@@ -190,12 +207,12 @@ class OpenSpan:
 
     def put(self, attributes: Mapping[str, Attribute]) -> None:
         """Set attributes by their real names."""
-        for key, value in attributes.items():
+        for key, value in _encodable(attributes).items():
             self._span.set_attribute(key, value)
 
     def event(self, name: str, attributes: Mapping[str, Attribute] | None = None, at: float | None = None) -> None:
         """Add a point in time; `at` in Unix seconds."""
-        self._span.add_event(name, dict(attributes or {}), timestamp=int(at * 1e9) if at is not None else None)
+        self._span.add_event(name, _encodable(attributes or {}), timestamp=int(at * 1e9) if at is not None else None)
 
     def end(self, at: float | None = None, *, error_type: str | None = None) -> None:
         """End it, at `at` Unix seconds or now; `error_type` is a low-cardinality cause."""

@@ -115,4 +115,6 @@ class CheckExit(Frozen):
     exit_code: int | None
     """None: it was killed at its timeout."""
     duration_s: float = Field(ge=0)
+    started_at: float = Field(0.0, ge=0)
+    """Unix seconds by the sandbox's clock, for the trace; 0: not said."""
     output_tail: str = Field("", max_length=16_000)

@@ -1,27 +1,22 @@
-"""What is told of one attempt while it runs and when it ends: progress, spans, the result; it decides nothing."""
+"""What is told of one attempt while it runs and when it ends: progress, the result; it decides nothing. Its spans: `attempt_trace`."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Literal, TypeVar
 
-from opentelemetry.trace import SpanKind
-
 from sandbox.contract.errors import BrokerError
-from sandbox.contract.result import AttemptResult, Outcome, SandboxRecord, Usage
+from sandbox.contract.result import AttemptResult, SandboxRecord, Usage
 from sandbox.contract.wire import ClaimReply, Delivery, Progress
+from sandbox.executor.attempt_trace import AttemptTrace
 from sandbox.executor.beside import beside
 from sandbox.executor.config import Host
 from sandbox.executor.ending import Ending
 from sandbox.executor.outputs import Outputs
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, Slot
-from sandbox.gateway.chat_span import chat_span
-from sandbox.gateway.otlp_relay import OtlpRelay
 from sandbox.gateway.session import Session
-from sandbox.gateway.tally import CallReport
 from sandbox.runtime.container_spec import Sandbox
-from sandbox.telemetry import Attribute, Context, OpenSpan
 
 PROGRESS_EVERY_S = 0.5
 
@@ -42,105 +37,8 @@ class Account:
         self._phase: Phase = "preparing"
         self._session: Session | None = None
         self._sandbox = SandboxRecord(uid=slot.uid, missing=() if slot.uid is not None else (NO_UID_OF_ITS_OWN,))
-        self._parent = Context.parse(grant.traceparent)
-        self._process: OpenSpan | None = None
-        self._agent: Context | None = None
-        self._relay: OtlpRelay | None = None
         self.started_at = time.time()
-
-    @contextmanager
-    def processing(self) -> Iterator[None]:
-        """Open the attempt's own span, child of the stage's (TRACING.md §2)."""
-        if self._parent is None:
-            yield
-            return
-        subject = f"andon.job.{self._job.pool}"
-        self._process = self._host.exec_spans.start(
-            f"process {subject}",
-            trace_id=self._parent.trace_id,
-            parent=self._parent.span_id,
-            kind=SpanKind.CONSUMER,
-            links=(self._parent,),
-            attributes={
-                "messaging.system": "nats",
-                "messaging.operation.name": "process",
-                "messaging.operation.type": "process",
-                "messaging.destination.name": subject,
-                "messaging.consumer.group.name": self._job.pool,
-                "cicd.worker.id": self._host.config.name,
-                "andon.delivery": self._delivery.deliveries,
-                "andon.attempt": self._grant.attempt,
-            },
-        )
-        self._queue_wait(self._parent)
-        try:
-            yield
-        except BaseException as error:
-            self._process.end(error_type=type(error).__name__)
-            raise
-
-    def _queue_wait(self, parent: Context) -> None:
-        published = self._delivery.published_at
-        if published and self._delivery.deliveries == 1:
-            wait = self._host.exec_spans.start("queue wait", trace_id=parent.trace_id, parent=parent.span_id, start=published)
-            wait.end(max(published, self.started_at))
-
-    @contextmanager
-    def span(self, name: str, attributes: Mapping[str, Attribute] | None = None) -> Iterator[OpenSpan | None]:
-        """Run a block as a span below the attempt's."""
-        if self._process is None:
-            yield None
-            return
-        with self._host.exec_spans.span(name, parent=self._process.context, attributes=attributes) as span:
-            yield span
-
-    @asynccontextmanager
-    async def timed(self, name: str, lifetime: AbstractAsyncContextManager[_T]) -> AsyncIterator[_T]:
-        """Enter a lifetime inside a span of that name; the span ends when it is entered."""
-        async with AsyncExitStack() as stack:
-            with self.span(name):
-                value = await stack.enter_async_context(lifetime)
-            yield value
-
-    @contextmanager
-    def invoking(self, box: Sandbox, session: Session) -> Iterator[str]:
-        """Open the span of the program in the container, owned by us so that its death loses no child; yields its traceparent."""
-        if self._process is None:
-            yield self._grant.traceparent
-            return
-        begun = time.time()
-        parent = self._process.context
-        name = self._job.agent.name if self._job.agent else f"{self._job.stage} checks"
-        attributes: dict[str, Attribute] = {"container.id": box.container_id}
-        if self._job.agent:
-            attributes |= {
-                "gen_ai.operation.name": "invoke_agent",
-                "gen_ai.provider.name": "anthropic",
-                "gen_ai.agent.name": name,
-                "gen_ai.request.model": self._job.agent.model,
-                "gen_ai.conversation.id": f"{self._job.job_id}-{self._grant.attempt}",
-            }
-        verb = "invoke_agent" if self._job.agent else "run"
-        with self._host.exec_spans.span(f"{verb} {name}", parent=parent, attributes=attributes) as span:
-            self._agent = span.context
-            self._relay = OtlpRelay(self._host.agent_spans, span.context, begun, time.time, {"container.id": box.container_id})
-            try:
-                yield span.context.traceparent
-            finally:
-                span.put({"andon.agent.turns": session.view.turn, "andon.telemetry.dropped": self._relay.dropped})
-                if session.first_byte_at is not None:
-                    boot = self._host.exec_spans.start("agent boot", trace_id=parent.trace_id, parent=span.context.span_id, start=begun)
-                    boot.end(max(begun, session.first_byte_at))
-
-    def on_call(self, report: CallReport) -> None:
-        """Take one settled model call; the gateway calls this."""
-        if self._agent is not None:
-            chat_span(self._host.gateway_spans, self._agent, report)
-
-    def on_traces(self, body: bytes) -> None:
-        """Take spans of the program inside, which are not trusted; the gateway calls this."""
-        if self._relay is not None:
-            self._relay.take(body)
+        self.trace = AttemptTrace(host, delivery, grant, self.started_at)
 
     def started(self, box: Sandbox, image: str, missing: tuple[str, ...]) -> None:
         """Note what the sandbox is."""
@@ -227,15 +125,8 @@ class Account:
 
     async def _store_spans(self, ending: Ending, ended_at: float) -> None:
         """Send the spans before the result, so that a finished run has a whole trace (TRACING.md §6)."""
-        if self._parent is None:
-            return
-        if self._process is not None:
-            ok = ending.outcome is Outcome.SUBMITTED
-            self._process.put({"cicd.pipeline.task.run.result": "success" if ok else "failure"})
-            self._process.end(ended_at, error_type=None if ok else ending.outcome.value)
-        for spans in (self._host.exec_spans, self._host.gateway_spans, self._host.agent_spans):
-            for payload in spans.drain(self._parent.trace_id):
-                try:
-                    await self._host.link.publish_telemetry(payload)
-                except BrokerError:  # a trace is never worth a result
-                    return
+        for payload in self.trace.payloads(ending, ended_at):
+            try:
+                await self._host.link.publish_telemetry(payload)
+            except BrokerError:  # a trace is never worth a result
+                return

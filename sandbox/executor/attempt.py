@@ -25,9 +25,9 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
     job, account = delivery.job, Account(host, delivery, grant, slot)
     deadline = time.monotonic() + grant.wall_left_s
     try:
-        with account.processing():
+        with account.trace.processing():
             async with (
-                account.timed("workspace prepare", prepared(host, job, slot)) as inputs,
+                account.trace.timed("workspace prepare", prepared(host, job, slot)) as inputs,
                 gateway(host, job, grant, slot, account) as session,
             ):
                 image = await host.image_of(job)
@@ -37,11 +37,14 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
                     account.reporting(session),
                 ):
                     account.started(box, image, inputs.missing)
-                    with account.invoking(box, session) as traceparent:
+                    with account.trace.invoking(box, session) as traceparent:
                         session.assign(assignment_for(host, job, grant, traceparent))
                         ending = await watch(job, box, session, lease, cancel, deadline - time.monotonic())
+                        account.trace.died(await box.wait())
                     account.sealing()
-                    outputs = await collect(host, job, grant.attempt, slot, inputs, box, session)
+                    with account.trace.span("workspace seal"):
+                        outputs = await collect(host, job, grant.attempt, slot, inputs, box, session)
+                    account.trace.checks(outputs.reports)
             return await account.result(ending, outputs, session)
     except InfrastructureError as broken:
         return await account.result(Ending(Outcome.LOST, str(broken)[:2_000]))

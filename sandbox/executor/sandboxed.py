@@ -60,8 +60,8 @@ async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot, accou
             "x-andon-job": job.job_id,
         },
         record=job.record,
-        on_call=account.on_call,
-        on_traces=account.on_traces,
+        on_call=account.trace.on_call,
+        on_traces=account.trace.on_traces,
     )
     async with session:
         yield session
@@ -96,14 +96,16 @@ async def running_sandbox(host: Host, job: JobSpec, slot: Slot, image: str, acco
         deadline=account.started_at + job.limits.wall_s + CONTAINER_GRACE_S,
         runtime=job.runtime,
     )
-    with account.span("container start", {"container.image.name": image, "andon.sandbox.network": "none"}):
+    with account.trace.starting(image) as span:
         box = await host.runtime.stand_by(spec, image)
+        if span is not None:
+            span.put({"container.id": box.container_id})
     try:
         await box.assign(job.limits)
         yield box
     finally:
         # Shielded and bounded: a cancelled attempt must not leave its container behind.
-        with account.span("container remove", {"container.id": box.container_id}):
+        with account.trace.span("container remove", {"container.id": box.container_id}):
             await asyncio.wait_for(asyncio.shield(box.remove()), REMOVE_S)
 
 

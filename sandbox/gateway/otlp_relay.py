@@ -1,14 +1,14 @@
 """Spans of the program inside, judged and made anew by us; not model calls, which only the gateway itself reports (TRACING.md §0.4).
 
 What comes is untrusted: only tool calls of this attempt's own trace pass, with allow-listed attributes, below the span we chose,
-inside the container's life. The rest is dropped and counted.
+inside the container's life. The rest is dropped and counted. What passes can be encoded: a trace must not break a result.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sandbox.contract.model import Frozen
 from sandbox.gateway.strict_json import parse_strictly
@@ -16,22 +16,19 @@ from sandbox.telemetry import Attribute, Context, Spans
 
 SPANS_MAX = 5_000
 """Of one attempt."""
-STRING_CHARS_MAX = 4_096
 CLOCK_SLACK_S = 1.0
 
-_NAME = re.compile(r"execute_tool [a-z0-9_.-]{1,80}")
-_ATTRIBUTES = frozenset(
-    {
-        "gen_ai.operation.name",
-        "gen_ai.tool.name",
-        "gen_ai.tool.call.id",
-        "gen_ai.tool.type",
-        "andon.agent.turn",
-        "andon.tool.output.bytes",
-        "process.exit.code",
-        "error.type",
-    }
-)
+_NAME = re.compile(r"execute_tool ([a-z0-9_.-]{1,80})")
+_WORD = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
+"""Strings are identifiers, never text: no prompt and no key travels in one by accident."""
+_INT_BITS = 63
+_ATTRIBUTES = {
+    "gen_ai.tool.call.id": str,
+    "andon.agent.turn": int,
+    "andon.tool.output.bytes": int,
+    "process.exit.code": int,
+    "error.type": str,
+}
 
 
 class ToolSpan(Frozen):
@@ -41,7 +38,7 @@ class ToolSpan(Frozen):
     start: float
     """Unix seconds."""
     end: float
-    attributes: dict[str, str | bool | int | float] = Field(default_factory=dict)
+    attributes: dict[str, str | int] = Field(default_factory=dict)
 
 
 class OtlpRelay:
@@ -78,7 +75,13 @@ class OtlpRelay:
             trace_id=self._parent.trace_id,
             parent=self._parent.span_id,
             start=span.start,
-            attributes={**span.attributes, **self._common},
+            attributes={
+                "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.name": span.name.removeprefix("execute_tool "),
+                "gen_ai.tool.type": "function",
+                **span.attributes,
+                **self._common,
+            },
         )
         error = span.attributes.get("error.type")
         made.end(span.end, error_type=str(error) if error else None)
@@ -90,13 +93,13 @@ class OtlpRelay:
         name = raw.get("name")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             return None
-        try:
-            start, end = int(raw["startTimeUnixNano"]) / 1e9, int(raw["endTimeUnixNano"]) / 1e9
-            span = ToolSpan(name=name, start=start, end=end, attributes=dict(_attributes(raw.get("attributes"))))
-        except (KeyError, TypeError, ValueError, ValidationError):
+        start, end = _seconds(raw.get("startTimeUnixNano")), _seconds(raw.get("endTimeUnixNano"))
+        now = self._now()
+        if start is None or end is None or not self._started_at - CLOCK_SLACK_S <= start <= end <= now + CLOCK_SLACK_S:
             return None
-        inside = self._started_at - CLOCK_SLACK_S <= start <= end <= self._now() + CLOCK_SLACK_S
-        return span if inside else None
+        # The slack is for clocks that are corrected meanwhile; in the trace a child lies inside its parent.
+        start, end = min(max(start, self._started_at), now), min(max(end, self._started_at), now)
+        return ToolSpan(name=name, start=start, end=end, attributes=dict(_attributes(raw.get("attributes"))))
 
 
 def _spans_of(document: Any) -> Iterator[Any]:
@@ -110,15 +113,27 @@ def _list(node: Any, key: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _attributes(raw: Any) -> Iterator[tuple[str, str | bool | int | float]]:
+def _attributes(raw: Any) -> Iterator[tuple[str, str | int]]:
     for each in raw if isinstance(raw, list) else []:
         key, value = (each.get("key"), each.get("value")) if isinstance(each, dict) else (None, None)
-        if key not in _ATTRIBUTES or not isinstance(value, dict) or len(value) != 1:
+        wanted = _ATTRIBUTES.get(key) if isinstance(key, str) else None
+        if wanted is None or not isinstance(key, str) or not isinstance(value, dict):
             continue
-        ((kind, content),) = value.items()
-        if kind == "stringValue" and isinstance(content, str):
-            yield key, content[:STRING_CHARS_MAX]
-        elif kind == "intValue" and isinstance(content, (str, int)):
-            yield key, int(content)
-        elif kind == "boolValue" and isinstance(content, bool):
-            yield key, content
+        word, number = value.get("stringValue"), _integer(value.get("intValue"))
+        if wanted is str and isinstance(word, str) and _WORD.fullmatch(word):
+            yield key, word
+        elif wanted is int and number is not None:
+            yield key, number
+
+
+def _seconds(nanoseconds: Any) -> float | None:
+    number = _integer(nanoseconds)
+    return None if number is None else number / 1e9
+
+
+def _integer(raw: Any) -> int | None:
+    """Return a 64-bit integer written as OTLP/JSON does, as a string or a number; None if it is none."""
+    if isinstance(raw, str) and re.fullmatch(r"-?[0-9]{1,19}", raw):
+        raw = int(raw)
+    is_one = isinstance(raw, int) and not isinstance(raw, bool) and raw.bit_length() <= _INT_BITS
+    return raw if is_one else None

@@ -26,7 +26,9 @@ def run(root: str, pending: socket.socket) -> int:
 
 
 def _work(assignment: Assignment, paths: Paths) -> Submission:
-    environment = base_environment(paths) | assignment.tool_env
+    # Tools and checks that trace themselves find where their spans belong (env carrier of the W3C).
+    context = {"TRACEPARENT": assignment.traceparent} if assignment.traceparent else {}
+    environment = base_environment(paths) | assignment.tool_env | context
     repository = workspace_git.begin(paths.workspace, environment)
     match assignment.kind:
         case "agent":

@@ -63,8 +63,7 @@ class RunTrace:
         elif isinstance(event, RunParked):
             for job in run.jobs.values():
                 self._attempts(run, job)
-        payload = self._spans.drain(run.trace_id)
-        if payload:
+        for payload in self._spans.drain(run.trace_id):
             self._store(run.run_id, payload)
 
     def _announce(self, run: RunState, event: RunAccepted | RunResumed) -> None:

@@ -19,6 +19,7 @@ from typing import Protocol
 from sandbox.contract.agent_spec import AgentSpec
 from sandbox.contract.job import Submission
 from sandbox.inside.agent.model import CallFailed, Reply
+from sandbox.inside.agent.spans import ToolSpans
 from sandbox.inside.agent.tools.bash import summary_of
 from sandbox.inside.agent.tools.call import MalformedCall, ToolResult
 from sandbox.inside.agent.tools.submit import SUBMIT_NAME, Submit, parse_submit
@@ -70,8 +71,10 @@ class Loop:
         *,
         wall_s: float,
         say: Callable[[str], None],
+        spans: ToolSpans | None = None,
     ) -> None:
         """Prepare a loop that ends by itself after `wall_s` from now; the executor ends it if it does not."""
+        self._spans = spans
         self._spec = spec
         self._model = model
         self._tools = tools
@@ -141,15 +144,25 @@ class Loop:
 
     def _run_call(self, call: Block, *, is_cut: bool, is_alone: bool) -> Block:
         name, arguments = str(call.get("name")), call.get("input")
+        started_ns = time.time_ns()
         if is_cut:
             result = ToolResult(CUT_CALL, is_error=True)
         elif name == SUBMIT_NAME:
-            result = self._submit(arguments, is_alone=is_alone)
+            try:
+                result = self._submit(arguments, is_alone=is_alone)
+            except _End:
+                self._trace(call, started_ns, ToolResult("accepted"))
+                raise
         else:
             result = self._tools.call(name, arguments, self._tool_timeout_s())
+        self._trace(call, started_ns, result)
         self._malformed = self._malformed + 1 if result.is_malformed else 0
         self._log(name, arguments, result)
         return result_block(str(call.get("id")), self._noting_repeats(name, arguments, result.text), is_error=result.is_error)
+
+    def _trace(self, call: Block, started_ns: int, result: ToolResult) -> None:
+        if self._spans is not None:
+            self._spans.record(str(call.get("name")), str(call.get("id")), self._steps, started_ns, result)
 
     def _submit(self, arguments: object, *, is_alone: bool) -> ToolResult:
         try:

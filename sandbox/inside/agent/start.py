@@ -29,6 +29,7 @@ def run_agent(
     gc.disable()  # the SDK's import allocates for a second and frees nothing (PERFORMANCE 4)
     from sandbox.inside.agent.loop import Loop
     from sandbox.inside.agent.model import Model, client_over_socket
+    from sandbox.inside.agent.spans import ToolSpans
     from sandbox.inside.agent.task_text import read_task_text
     from sandbox.inside.agent.tools.bash import Bash
     from sandbox.inside.agent.tools.call import Tool
@@ -46,4 +47,5 @@ def run_agent(
     say(repository.wait())
     with client_over_socket(paths.gateway, assignment.traceparent) as client:
         model = Model(client, spec, tools.definitions)
-        return Loop(spec, model, tools, transcript, wall_s=assignment.wall_s, say=say).run()
+        spans = ToolSpans(paths.gateway, assignment.traceparent)
+        return Loop(spec, model, tools, transcript, wall_s=assignment.wall_s, say=say, spans=spans).run()

@@ -39,14 +39,18 @@ def _run_check(check: Check, paths: Paths, environment: Mapping[str, str], deadl
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
 
+    started_at = time.time()
     timeout_s = max(0.0, min(float(check.timeout_s), deadline - time.monotonic()))
     try:
         ended = run_process(
             check.argv, cwd=paths.workspace, env=environment_of(check, paths.out, environment), timeout_s=timeout_s, sink=sink
         )
     except CommandNotStarted as error:
-        return CheckExit(name=check.name, exit_code=NOT_STARTED, duration_s=0, output_tail=f"not started: {error}"[:TAIL_CHARS_MAX])
-    return CheckExit(name=check.name, exit_code=ended.exit_code, duration_s=ended.duration_s, output_tail=tail.text())
+        tail_text = f"not started: {error}"[:TAIL_CHARS_MAX]
+        return CheckExit(name=check.name, exit_code=NOT_STARTED, duration_s=0, started_at=started_at, output_tail=tail_text)
+    return CheckExit(
+        name=check.name, exit_code=ended.exit_code, duration_s=ended.duration_s, started_at=started_at, output_tail=tail.text()
+    )
 
 
 def environment_of(check: Check, out: Path, environment: Mapping[str, str]) -> dict[str, str]:

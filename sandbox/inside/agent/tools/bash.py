@@ -82,7 +82,7 @@ class Bash:
         if ended.exit_code is None:
             after = f"[killed after {timeout_s:g} s; directory and variables are those before this call]"
             return ToolResult(f"{text}\n{after}", is_error=True)
-        return ToolResult(f"{text}\n[exit code {ended.exit_code}]")
+        return ToolResult(f"{text}\n[exit code {ended.exit_code}]", exit_code=ended.exit_code)
 
 
 def summary_of(command: str) -> str:

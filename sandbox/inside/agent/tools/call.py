@@ -10,6 +10,8 @@ class ToolResult(NamedTuple):
     is_error: bool = False
     is_malformed: bool = False
     """The call itself made no sense: counted against the agent's limit."""
+    exit_code: int | None = None
+    """Of the command it ran, if it ran one to its end."""
 
 
 class MalformedCall(Exception):

@@ -22,7 +22,7 @@ def run(bash: Bash, command: str, timeout_s: float = 20.0) -> ToolResult:
 
 def test_the_exit_code_is_always_said(bash: Bash) -> None:
     """A failing command is an answer, not an error of the tool."""
-    assert run(bash, "echo hello; exit 7") == ToolResult("hello\n[exit code 7]")
+    assert run(bash, "echo hello; exit 7") == ToolResult("hello\n[exit code 7]", exit_code=7)
 
 
 def test_empty_output_is_said(bash: Bash) -> None:
