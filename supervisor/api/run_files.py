@@ -63,6 +63,7 @@ class RunFiles:
         fresh = [event for event in events if event.seq > self._last_seq]
         if not fresh:
             return
+        self.events_path.touch(mode=0o600)
         with self.events_path.open("ab") as file:
             file.write(b"".join(event.model_dump_json().encode() + b"\n" for event in fresh))
         self._last_seq = max(event.seq for event in fresh)

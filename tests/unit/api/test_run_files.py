@@ -130,6 +130,7 @@ def test_only_the_owner_can_read_a_run(files: RunFiles) -> None:
     files.write_log("spec", 1, 1, b"x")
 
     assert files.directory.stat().st_mode & 0o777 == 0o700
+    assert files.events_path.stat().st_mode & 0o777 == 0o600
     assert files.log_path("spec", 1, 1).stat().st_mode & 0o777 == 0o600
 
 
