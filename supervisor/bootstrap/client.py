@@ -58,17 +58,18 @@ class BusClient:
     async def follow(self, run_id: str) -> AsyncIterator[AnyEvent | Progress]:
         """Yield a run's events from the first, and between them what its attempts do; droppable progress is dropped when it piles up."""
         queue: asyncio.Queue[AnyEvent | Progress | BrokerError] = asyncio.Queue(QUEUE_MAX)
-        async with asyncio.TaskGroup() as tasks:
-            feeding = [tasks.create_task(self._feed_events(run_id, queue)), tasks.create_task(self._feed_progress(run_id, queue))]
-            try:
-                while True:
-                    item = await queue.get()
-                    if isinstance(item, BrokerError):
-                        raise item
-                    yield item
-            finally:
-                for task in feeding:
-                    task.cancel()
+        feeding = [asyncio.create_task(self._feed_events(run_id, queue)), asyncio.create_task(self._feed_progress(run_id, queue))]
+        try:
+            while True:
+                item = await queue.get()
+                if isinstance(item, BrokerError):
+                    raise item
+                yield item
+        finally:
+            # No TaskGroup: it would wrap the GeneratorExit of a caller that has seen enough.
+            for task in feeding:
+                task.cancel()
+            await asyncio.gather(*feeding, return_exceptions=True)
 
     async def _feed_events(self, run_id: str, queue: asyncio.Queue[AnyEvent | Progress | BrokerError]) -> None:
         try:

@@ -29,12 +29,12 @@ from supervisor.integrate import Integrator
 from supervisor.orchestrator import Orchestrator, Ports
 from supervisor.pipeline.events import AnyEvent, AttemptEnded
 from supervisor.pipeline.run import FINAL, RunState
+from supervisor.store.event_log import EventLog
 from supervisor.store.jetstream import JetStreamEventLog
 from supervisor.store.lease import Leadership
 
 log = logging.getLogger(__name__)
 
-MIRROR_NAME = "supervisor.git"
 LOGS_QUEUE_MAX = 1_000
 PRESENCE_EVERY_S = 0.2
 RELEASE = "0.1.0"
@@ -51,7 +51,7 @@ async def supervise(config: Config, environment: Mapping[str, str], *, embedded:
         raise UsageError("a supervisor needs NATS_URL and NATS_CREDS")
     credentials = read_credentials(config.nats_creds, SupervisorCredentials).model_copy(update={"url": config.nats_url})
     state = StateDirectory.open(config.state_directory)
-    mirror = await Mirror.open(state.mirrors / MIRROR_NAME)
+    mirror = await Mirror.open(state.mirror)
     owner = f"{socket.gethostname()}-{os.getpid()}"
     async with (
         NatsSupervisorLink.connect(credentials) as link,
@@ -60,7 +60,9 @@ async def supervise(config: Config, environment: Mapping[str, str], *, embedded:
     ):
         sink = TraceSink(lambda run_id: state.run(run_id) / "trace.otlp.jsonl", export)
         witness = Witness(state, link, RunTrace(Spans("andon-sup", RELEASE, {"host.name": socket.gethostname()}), sink.store))
-        orchestrator = Orchestrator(_ports(link, mirror, witness, embedded=embedded))
+        events = JetStreamEventLog(link.connection)
+        await _mend_files(state, events)
+        orchestrator = Orchestrator(_ports(events, link, mirror, witness, embedded=embedded))
         async with asyncio.TaskGroup() as tasks:
             serving = [
                 tasks.create_task(orchestrator.run()),
@@ -74,7 +76,7 @@ async def supervise(config: Config, environment: Mapping[str, str], *, embedded:
                 task.cancel()
 
 
-def _ports(link: NatsSupervisorLink, mirror: Mirror, witness: "Witness", *, embedded: bool) -> Ports:
+def _ports(events: EventLog, link: NatsSupervisorLink, mirror: Mirror, witness: "Witness", *, embedded: bool) -> Ports:
     async def deliver(run: RunState) -> None:
         if run.landed_commit is None:
             return
@@ -82,7 +84,7 @@ def _ports(link: NatsSupervisorLink, mirror: Mirror, witness: "Witness", *, embe
         await delivery.deliver(Path(run.intent.repository), run.branch, run.landed_commit, run.intent.base_commit, bundle)
 
     return Ports(
-        log=JetStreamEventLog(link.connection),
+        log=events,
         link=link,
         intake=Intake(mirror, link, shipped_prices(), check_spec=parse_spec),
         dispatcher=Dispatcher(mirror, link, Bundler(mirror, link)),
@@ -91,6 +93,15 @@ def _ports(link: NatsSupervisorLink, mirror: Mirror, witness: "Witness", *, embe
         deliver=deliver if embedded else None,
         observe=witness.observe,
     )
+
+
+async def _mend_files(state: StateDirectory, events: EventLog) -> None:
+    """Bring the files of runs that are not over up to the log: a supervisor may have died between the two."""
+    for run_id in await events.runs():
+        files = files_of(state, run_id)
+        known = files.result()
+        if known is None or known.state not in FINAL:
+            files.rewrite(await events.read(run_id))
 
 
 class Witness:
@@ -140,7 +151,7 @@ async def _keep_spans(state: StateDirectory, link: NatsSupervisorLink, sink: Tra
         if not wanted <= known.keys():
             known = {trace_id(run_id): run_id for run_id in state.run_ids()}
         for run_id in {known[each] for each in wanted & known.keys()}:
-            sink.store(run_id, payload)
+            sink.store(run_id, payload, from_executor=True)
 
 
 async def _be_present(state: StateDirectory, orchestrator: Orchestrator) -> None:

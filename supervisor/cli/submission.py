@@ -5,7 +5,6 @@ import importlib.resources
 import secrets
 import sys
 import tempfile
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sandbox.contract.ids import parse_slug
 from supervisor import demo
 from supervisor.cli.arguments import text_of
 from supervisor.cli.client import Client, Say
+from supervisor.cli.recording import check_answers, normalised
 from supervisor.config import Config, StateDirectory
 from supervisor.delivery import Snapshot, snapshot
 from supervisor.errors import ConfigError, ConsentMissing, NoProviderKey, UsageError
@@ -184,7 +184,7 @@ def _cassette(options: Options, config: Config, request: str, say: Say) -> bytes
     """Decide between live (None) and replay (the cassette): a key and nothing else makes a run live (DECISIONS D14)."""
     if options.replay is not None:
         data = _bytes_of(options.replay)
-        Cassette.load(data, f"--replay {options.replay}")
+        check_answers(Cassette.load(data, f"--replay {options.replay}"), request, f"--replay {options.replay}")
         return data
     if config.has_provider_key or config.nats_url:  # a fleet's executors have their own keys; its supervisor refuses if none has
         return None
@@ -196,11 +196,6 @@ def _cassette(options: Options, config: Config, request: str, say: Say) -> bytes
         "no ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN) is set, and only the shipped sample feature can be replayed without one: "
         "set a key, or start `andon run` alone to see the sample"
     )
-
-
-def normalised(request: str) -> str:
-    """Return what two requests must share to be the same: words, whatever their spacing, case and final stop (DECISIONS G11)."""
-    return " ".join(unicodedata.normalize("NFC", request).casefold().split()).rstrip(".!")
 
 
 def _shipped_cassette() -> bytes:

@@ -24,7 +24,7 @@ def main() -> int:
             sys.stderr.write(done.stderr)
             return done.exit_code
         cassette = Cassette.load(recorded.read_bytes())
-    header = CassetteHeader(made_by="scripted", note=NOTE)
+    header = CassetteHeader(made_by="scripted", note=NOTE, matches=cassette.header.matches)
     TARGET.write_bytes(cassette.model_copy(update={"header": header}).dump())
     sys.stdout.write(f"{TARGET.name}: {len(cassette.records)} calls, {TARGET.stat().st_size >> 10} KiB\n")
     return 0
