@@ -62,6 +62,7 @@ class NatsClient:
         self._subscriptions: set[Subscription] = set()
         self._closing = False
         self._refusals = 0
+        self._errors = 0
         self._last_error = ""
 
     @classmethod
@@ -123,7 +124,7 @@ class NatsClient:
             ValueError: The message is larger than the broker takes.
         """
         self._check_size(subject, payload, headers or {})
-        seen_error = self._last_error
+        errors = self._errors
         try:
             async with asyncio.timeout(timeout_s):
                 await self._ready()
@@ -133,7 +134,7 @@ class NatsClient:
             raise NoAnswer(f"nobody answers on {subject}") from error
         except (TimeoutError, nats_errors.Error) as error:
             # A denied publish is not answered at all; the broker's complaint arrives beside it.
-            why = f": {self._last_error}" if self._last_error != seen_error else f" within {timeout_s:g} s"
+            why = f": {self._last_error}" if self._errors != errors else f" within {timeout_s:g} s"
             raise BrokerError(f"no answer on {subject}{why}") from error
         return _message(answer)
 
@@ -239,7 +240,7 @@ class NatsClient:
         if head > HEADERS_BYTES_MAX - 64 or len(payload) > self.payload_bytes_max:
             raise ValueError(f"message of {len(payload)} bytes for {subject}; at most {self.payload_bytes_max}")
 
-    def _interrupt(self, error: BrokerError) -> None:
+    def _interrupt(self, error: Interrupted) -> None:
         self._up.clear()
         self._broken.set_result(None)
         self._broken = asyncio.get_running_loop().create_future()
@@ -249,10 +250,13 @@ class NatsClient:
     def _lose(self, why: str) -> None:
         if not self._lost.done():
             self._lost.set_result(why)
-            self._interrupt(BrokerError(f"the connection to the broker is closed: {why}"))
+            self._interrupt(Interrupted(f"the connection to the broker is closed: {why}"))
+            for subscription in self._subscriptions:
+                subscription.end(BrokerError(f"the connection to the broker is closed: {why}"))
             self._up.set()  # so that whoever waits for it looks, and fails
 
     async def _on_error(self, error: Exception) -> None:
+        self._errors += 1
         self._last_error = str(error) or type(error).__name__
         if self._client.is_reconnecting or self._client.is_connecting:
             self._drop_transport()
@@ -276,7 +280,7 @@ class NatsClient:
             self._up.set()
 
     async def _on_closed(self) -> None:
-        self._lose("closed by us" if self._closing else self._last_error or "the broker closed it")
+        self._lose("closed by us" if self._closing else str(self._client.last_error or self._last_error))
 
     async def _watch(self) -> None:
         """Reconnect when nothing is heard although the socket looks open: a late PONG can kill the library's reader.

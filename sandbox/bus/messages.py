@@ -50,6 +50,7 @@ class Subscription:
     capacity: int
     dropped: int = 0
     _queue: "asyncio.Queue[Message | BrokerError]" = field(default_factory=asyncio.Queue)
+    _ended: BrokerError | None = None
 
     def take(self, message: Message) -> None:
         """Keep a message that arrived (called by the connection)."""
@@ -59,8 +60,12 @@ class Subscription:
         self._queue.put_nowait(message)
 
     def interrupt(self, error: BrokerError) -> None:
-        """Make the next `next` raise, after what arrived before (called by the connection)."""
+        """Make one `next` raise, after what arrived before (called by the connection)."""
         self._queue.put_nowait(error)
+
+    def end(self, error: BrokerError) -> None:
+        """Make every `next` raise from now on, after what arrived before (called by the connection)."""
+        self._ended = error
 
     async def next(self, wait_s: float) -> Message | None:
         """Return the next message, None after `wait_s`.
@@ -69,6 +74,8 @@ class Subscription:
             Interrupted: The connection was lost since the last call; the subject itself is subscribed again by itself.
             BrokerError: The connection is gone for good.
         """
+        if self._ended is not None and self._queue.empty():
+            raise self._ended
         try:
             async with asyncio.timeout(wait_s):
                 item = await self._queue.get()

@@ -244,6 +244,21 @@ async def test_a_key_taken_back_is_worth_nothing(tmp_path: Path, how: str) -> No
                 pass
 
 
+async def test_a_lost_connection_ends_what_listens_on_it(tmp_path: Path) -> None:
+    """Once the key is taken back, a listener is told, again at each try, instead of waiting for what cannot come."""
+    async with EmbeddedBroker.run(tmp_path / "nats") as broker:
+        credentials = await broker.add_executor("ex1")
+        async with Connection.open(credentials, name="ex1", inbox="ex1") as connection:
+            async with connection.subscription("andon.ctl.ex1.*") as said:
+                await broker.remove_executor("ex1")
+                await asyncio.wait_for(connection.wait_lost(), 20)
+                for _ in range(3):
+                    with pytest.raises(BrokerError):
+                        await said.next(60)
+
+            assert connection.is_lost
+
+
 async def test_admitted_executors_outlive_a_restart(tmp_path: Path) -> None:
     """Who was let in is remembered, by public key."""
     async with EmbeddedBroker.run(tmp_path / "nats") as broker:
