@@ -1,7 +1,7 @@
 """What a process is configured with (`settings`) and where its state lies (`state`); nothing else reads the environment."""
 
 from supervisor.config.settings import ENVIRONMENT, PROVIDER_ENVIRONMENT, Config, load, nano_usd, parse_usd, process_environment
-from supervisor.config.state import StateDirectory, socket_directory, write_atomically
+from supervisor.config.state import StateDirectory, write_atomically
 
 __all__ = [
     "ENVIRONMENT",
@@ -12,6 +12,5 @@ __all__ = [
     "nano_usd",
     "parse_usd",
     "process_environment",
-    "socket_directory",
     "write_atomically",
 ]

@@ -1,9 +1,8 @@
-"""Where state lies on disk (DECISIONS G10): the layout, its version, the directory of the sockets; not what is in the files."""
+"""Where state lies on disk (DECISIONS G10): the layout and its version; not what is in the files."""
 
 import fcntl
 import os
 import re
-import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from pathlib import Path
 from sandbox.contract.ids import RUN_ID_CHARS
 from supervisor.errors import NewerState, UsageError
 
-SOCKET_PATH_BYTES_MAX = 60
 STATE_VERSION = 1
 
 _RUN_ID = re.compile(rf"[0-9a-hjkmnp-tv-z]{{{RUN_ID_CHARS}}}")
@@ -130,22 +128,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def socket_directory(base: Path = Path("/tmp")) -> Path:  # noqa: S108 - a short path that exists everywhere; owner and mode are checked
-    """Return this user's directory for sockets, made 0700.
-
-    Raises:
-        UsageError: Something else has that name, another user owns it, or its path is too long for a socket.
-    """
-    path = base / f"andon-{os.geteuid()}"
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-        raise UsageError(f"socket directory {path} has more than {SOCKET_PATH_BYTES_MAX} bytes")
-    path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise UsageError(f"{path} is not a directory that only you may enter; look at it and remove it")
-    return path
 
 
 @contextmanager

@@ -1,13 +1,11 @@
 """The state directory: whose it is, which version, and the directory of the sockets."""
 
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from supervisor.config import StateDirectory, socket_directory, write_atomically
+from supervisor.config import StateDirectory, write_atomically
 from supervisor.errors import NewerState, UsageError
 
 
@@ -96,40 +94,3 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_bytes() == b"new"
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
-
-
-@pytest.fixture
-def short_directory() -> Iterator[Path]:
-    """A directory whose path leaves room for a socket's."""
-    with tempfile.TemporaryDirectory(prefix="h-") as name:
-        yield Path(name)
-
-
-def test_the_socket_directory_is_made_and_found_again(short_directory: Path) -> None:
-    """0700, and the second process gets the same."""
-    made = socket_directory(short_directory)
-
-    assert made.stat().st_mode & 0o777 == 0o700
-    assert socket_directory(short_directory) == made
-
-
-def test_what_is_not_ours_alone_is_no_socket_directory(short_directory: Path) -> None:
-    """An open directory, or a link in its place, is refused."""
-    made = socket_directory(short_directory)
-    made.chmod(0o755)
-    with pytest.raises(UsageError, match="only you may enter"):
-        socket_directory(short_directory)
-
-    made.rmdir()
-    (short_directory / "elsewhere").mkdir(mode=0o700)
-    made.symlink_to(short_directory / "elsewhere")
-    with pytest.raises(UsageError, match="only you may enter"):
-        socket_directory(short_directory)
-
-
-def test_a_socket_path_must_fit(tmp_path: Path) -> None:
-    """A unix socket's path is short; a long base is refused before anything is made."""
-    base = tmp_path / ("x" * 60)
-
-    with pytest.raises(UsageError, match="more than 60 bytes"):
-        socket_directory(base)
