@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks.figure import Figure
 from sandbox.runtime.container_spec import PROGRAM, SlotSpec
 from sandbox.runtime.docker import DockerRuntime
-from sandbox.runtime.images import ensure_agent_image
-from tests.servers.engines import EngineName, Engines, NotHereError
+from tests.servers.engines import EngineName, Engines, NotHereError, TestEngine
+from tests.servers.images import agent_image_on
 
 ROUNDS = 12
 GOALS: dict[EngineName, float] = {"debian": 0.8, "current": 1.1}
@@ -39,21 +39,21 @@ def measure() -> Iterator[Figure]:
             except NotHereError as error:
                 print(f"engine {name}: not measured ({error})")
                 continue
-            sandbox_s, unit_s = asyncio.run(_in_turn(engine.url, command))
+            sandbox_s, unit_s = asyncio.run(_in_turn(engine, engines, command))
             note = f"{sandbox_s * 1000:.0f} ms; `docker run --rm --network none IMAGE true`: {unit_s * 1000:.0f} ms"
             yield Figure(f"cold start → first instruction, engine {engine.version}", sandbox_s / unit_s, goal, "docker runs", note)
 
 
-async def _in_turn(url: str, command: str) -> tuple[float, float]:
-    runtime = await DockerRuntime.connect(url)
+async def _in_turn(engine: TestEngine, engines: Engines, command: str) -> tuple[float, float]:
+    image = await agent_image_on(engine, engines)
+    runtime = await DockerRuntime.connect(engine.url)
     try:
-        image = await ensure_agent_image(runtime.engine, print)
         with tempfile.TemporaryDirectory(prefix="andon-bench-") as scratch:
             slot = _slot(Path(scratch))
             sandboxes, units = [], []
             for _ in range(ROUNDS):
                 sandboxes.append(await _first_instruction_s(runtime, slot, image))
-                units.append(await asyncio.to_thread(_docker_run_s, command, url, image))
+                units.append(await asyncio.to_thread(_docker_run_s, command, engine.url, image))
     finally:
         runtime.close()
     # The first of each warms caches that a second job finds warm.

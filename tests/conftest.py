@@ -12,10 +12,9 @@ import pytest
 
 from sandbox.runtime.container_spec import LABEL_INSTANCE, SlotSpec
 from sandbox.runtime.docker import DockerRuntime
-from sandbox.runtime.engine import Endpoint, Engine
-from sandbox.runtime.images import BASE, LIBRARIES, base_image_key, ensure_agent_image, libraries_image_key
 from tests.leaks import SESSION_PROCESSES, children, mounts_below, settled
-from tests.servers.engines import EngineName, Engines, NotHereError, TestEngine, copy_images
+from tests.servers.engines import EngineName, Engines, NotHereError, TestEngine
+from tests.servers.images import agent_image_on
 
 ENGINE_CHOICES: dict[str, list[EngineName]] = {
     "default": ["default"],
@@ -77,21 +76,8 @@ def _agent_images() -> dict[str, str]:
 def agent_image(engine: TestEngine, engines: Engines, _agent_images: dict[str, str]) -> str:
     """Return the id of the agent image on the test's engine; made once a session."""
     if engine.url not in _agent_images:
-        _agent_images[engine.url] = asyncio.run(_make_agent_image(engine, engines))
+        _agent_images[engine.url] = asyncio.run(agent_image_on(engine, engines))
     return _agent_images[engine.url]
-
-
-async def _make_agent_image(engine: TestEngine, engines: Engines) -> str:
-    # The base takes a minute to build and seconds to copy.
-    with contextlib.suppress(NotHereError):
-        if engine.name == "current":
-            tags = [f"{LIBRARIES}:{libraries_image_key()}", f"{BASE}:{base_image_key()}"]
-            copy_images(engines.get("default").url, engine.url, tags)
-    connection = await Engine.connect(Endpoint(engine.url, "test"))
-    try:
-        return await ensure_agent_image(connection, lambda _: None)
-    finally:
-        connection.close()
 
 
 @pytest.fixture

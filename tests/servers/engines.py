@@ -123,6 +123,7 @@ def _current_programs() -> Path:
 def _private_engine(name: str, programs: Path) -> Iterator[str]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "andon-servers"
     state = Path(tempfile.mkdtemp(prefix=f"andon-{name}-"))
+    state.chmod(0o711)  # the socket's group reaches it, as it does in /run
     try:
         with _own_data(cache, f"{name}-data") as data:
             url = f"unix://{state}/docker.sock"
