@@ -37,7 +37,9 @@ async def test_a_sandbox_that_may_not_write_is_found_before_the_first_job(docker
             return await docker_runtime.stand_by(slot.model_copy(update={"uid": slot.uid + 1, "gid": slot.gid + 1}), image_id)
 
     with pytest.raises(EngineError, match=r"write: Permission denied.*docs/engines.md"):
-        await prove_engine(Mapping(), agent_image, instance="proof", state=tmp_path / "state", sockets=tmp_path / "gw", uid=231_000, gid=231_000)
+        await prove_engine(
+            Mapping(), agent_image, instance="proof", state=tmp_path / "state", sockets=tmp_path / "gw", uid=231_000, gid=231_000
+        )
 
 
 async def test_a_missing_image_is_an_engine_error(docker_runtime: DockerRuntime, tmp_path: Path):
