@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,10 @@ class Finished:
 class Line:
     """The `andon` command with a state directory and an environment of its own."""
 
-    def __init__(self, home: Path, environment: dict[str, str]) -> None:
+    def __init__(self, home: Path, environment: dict[str, str], command: Sequence[str] = ()) -> None:
+        """Use `command` for `andon`, by default the one of this environment."""
         self.home = home
+        self.command = tuple(command) or (str(Path(sys.executable).with_name("andon")),)
         self.state = home / "state" / "andon"
         self.environment = {
             "PATH": os.environ["PATH"],
@@ -92,7 +95,7 @@ class Line:
     def andon(self, *arguments: str, timeout_s: float = RUN_S, stdin: str | None = None) -> Finished:
         """Run a command to its end."""
         done = subprocess.run(
-            [str(Path(sys.executable).with_name("andon")), *arguments],
+            [*self.command, *arguments],
             env=self.environment,
             cwd=self.home,
             input=stdin,
@@ -114,7 +117,7 @@ class Line:
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start a command and leave it running."""
         return subprocess.Popen(
-            [str(Path(sys.executable).with_name("andon")), *arguments],
+            [*self.command, *arguments],
             env=self.environment,
             cwd=self.home,
             stdin=subprocess.DEVNULL,
