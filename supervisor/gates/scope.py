@@ -18,7 +18,8 @@ _LINK = "120000"
 _MODES = frozenset({"100644", "100755", _LINK})
 _IMPORT_ROOTS = frozenset({"", "src", "lib", "tests", "test"})
 """Directories that end up on Python's path when tests run."""
-_SHADOWED = frozenset({"pytest", "_pytest", "pluggy", "iniconfig", "sitecustomize", "usercustomize"}) | sys.stdlib_module_names
+_SHADOWED = (frozenset({"pytest", "_pytest", "pluggy", "iniconfig", "sitecustomize", "usercustomize"}) | sys.stdlib_module_names) - {"test"}
+"""`test` is Python's own suite, which nobody imports, and the name of many directories of tests."""
 
 
 def judge_scope(changes: Sequence[Change], scope: WriteScope, stage: Stage) -> list[Finding]:

@@ -124,6 +124,25 @@ def test_guards_and_unclear_reds_are_recorded(tmp_path: Path, base: Evidence, te
     assert told in "\n".join(said.notes)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "try: allow(1)\n    except NotImplementedError as error: raise RuntimeError('wrapped') from error",
+        "wait(1) + 1",
+        "wait(1).seconds",
+        "assert wait(1) == 60",
+        "import pytest\n    with pytest.raises(ValueError): wait(-1)",
+    ],
+)
+def test_each_right_reason_is_enough_for_a_requirement(tmp_path: Path, base: Evidence, body: str):
+    """A stub reached below another exception, a None where a value was promised, a failed assertion, nothing raised."""
+    text = f"import sys\nsys.path.insert(0, '.')\nfrom limit import allow, wait\ndef test_req_001_1_a():\n    {body}\n"
+
+    said = judge_red(evidence_of(tmp_path, STUBS | {"tests/test_limit.py": text}), base, CRITERIA[:1])
+
+    assert said.verdict == "pass", messages(said)
+
+
 def test_tests_that_test_nothing_fail_for_each_requirement(tmp_path: Path, base: Evidence):
     """All green on stubs shows nothing."""
     text = "def test_req_001_1_a(): pass\ndef test_req_001_2_b(): assert True\ndef test_req_002_1_c(): {}['x']\n"

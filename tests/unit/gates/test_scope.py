@@ -74,7 +74,9 @@ def test_a_module_that_hides_python_s_own_or_pytest_is_found(name: str):
     assert the_paths(MemoryTree(), MemoryTree({name: "x"})) == [name]
 
 
-@pytest.mark.parametrize("name", ["app/json.py", "src/app/types.py", "jsonx.py", "data/typing.txt", "src/email/data.txt"])
+@pytest.mark.parametrize(
+    "name", ["app/json.py", "src/app/types.py", "jsonx.py", "data/typing.txt", "src/email/data.txt", "test/__init__.py"]
+)
 def test_a_module_below_a_package_may_have_any_name(name: str):
     """`app.json` hides nothing."""
     assert the_paths(MemoryTree(), MemoryTree({name: "x"})) == []
