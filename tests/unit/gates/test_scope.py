@@ -74,12 +74,16 @@ def test_a_module_that_hides_python_s_own_or_pytest_is_found(name: str):
     assert the_paths(MemoryTree(), MemoryTree({name: "x"})) == [name]
 
 
-@pytest.mark.parametrize(
-    "name", ["app/json.py", "src/app/types.py", "jsonx.py", "data/typing.txt", "src/email/data.txt", "test/__init__.py"]
-)
+@pytest.mark.parametrize("name", ["app/json.py", "src/app/types.py", "jsonx.py", "data/typing.txt", "src/email/data.txt"])
 def test_a_module_below_a_package_may_have_any_name(name: str):
     """`app.json` hides nothing."""
     assert the_paths(MemoryTree(), MemoryTree({name: "x"})) == []
+
+
+def test_a_directory_of_tests_may_be_a_package_called_test():
+    """Python's own suite has the same name, and nobody imports it."""
+    assert the_paths(MemoryTree(), MemoryTree({"test/__init__.py": "", "tests/__init__.py": ""}), "test") == []
+    assert the_paths(MemoryTree(), MemoryTree({"tests/json.py": ""}), "test") == ["tests/json.py"]
 
 
 def test_an_existing_module_of_such_a_name_may_be_changed():
