@@ -181,6 +181,10 @@ class ExecutorLink(Protocol):
         """Store an object in OUT."""
         ...
 
+    async def wait_lost(self) -> str:
+        """Wait until the connection is gone for good, e.g. the key was revoked, and return why."""
+        ...
+
 
 ClaimHandler = Callable[[ClaimRequest], Awaitable[ClaimReply]]
 BudgetHandler = Callable[[BudgetRequest], Awaitable[BudgetReply]]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sandbox.bus import NatsExecutorLink
 from sandbox.contract.credentials import ExecutorCredentials, read_credentials
-from sandbox.contract.errors import AndonError
+from sandbox.contract.errors import AndonError, BrokerError
+from sandbox.contract.wire import ExecutorLink
 from sandbox.executor.config import MIRROR_NAME, ExecutorConfig, Host
 from sandbox.executor.daemon import Daemon
 from sandbox.executor.images_of import ImageResolver
@@ -77,7 +78,26 @@ async def _serve(config: ExecutorConfig, credentials: ExecutorCredentials, envir
                 loop.add_signal_handler(number, daemon.cancel_all, "the executor is stopping")
             else:
                 loop.add_signal_handler(number, daemon.drain)
-        await daemon.run()
+        await _until_lost(host.link, daemon)
+
+
+async def _until_lost(link: ExecutorLink, daemon: Daemon) -> None:
+    """Work until drained, or until the broker will have nothing more to do with this executor.
+
+    Raises:
+        BrokerError: The connection is gone for good, e.g. the key was revoked; results wait on disk.
+    """
+    working = asyncio.create_task(daemon.run())
+    losing = asyncio.create_task(link.wait_lost())
+    try:
+        await asyncio.wait({working, losing}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise BrokerError(f"the connection to the broker is gone for good: {losing.result()}")
+        working.result()
+    finally:
+        for task in (working, losing):
+            task.cancel()
+        await asyncio.gather(working, losing, return_exceptions=True)
 
 
 @asynccontextmanager

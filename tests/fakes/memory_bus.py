@@ -174,6 +174,12 @@ class MemoryExecutorLink(MemoryLink):
             listeners.discard(link._controls)
             await link._close()
 
+    async def wait_lost(self) -> str:
+        """Wait until the link is closed, which is the only way memory is lost."""
+        while not self._closed:
+            await _wait(self._broker.changed, POLL_S)
+        return "this link is closed"
+
     async def next_job(self, pool: str, wait_s: float) -> Delivery | None:
         """Pull one job, waiting at most `wait_s`."""
         broker = self._open()
