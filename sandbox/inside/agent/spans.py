@@ -1,6 +1,6 @@
 """Tells the gateway of each tool call as one OTLP/JSON span; not model calls, which only the gateway itself reports (TRACING.md §0.4).
 
-Standard library only, one short connection a span, no reply waited for: a lost span is not worth a millisecond of the agent's time.
+Standard library only, one connection, no reply waited for: a lost span is not worth a millisecond of the agent's time.
 The host judges every span and makes it anew (`gateway/otlp_relay`).
 """
 
@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from sandbox.inside.agent.tools.call import ToolResult
@@ -16,8 +17,11 @@ SPANS_MAX = 5_000
 FAILURES_MAX = 3
 """After so many failures in a row no more is sent: the gateway is away, or refuses."""
 SEND_S = 0.2
+CLOSE_S = 1.0
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+_REPLIES_BYTES = 65_536
+_REPLIES_READS_MAX = 64
 _NAME = re.compile(r"[a-z0-9_.-]{1,80}")
 
 
@@ -29,6 +33,7 @@ class ToolSpans:
         self._path = str(gateway)
         found = _TRACEPARENT.fullmatch(traceparent)
         self._context = (found[1], found[2]) if found else None
+        self._connection: socket.socket | None = None
         self._sent = 0
         self._failures = 0
 
@@ -38,19 +43,51 @@ class ToolSpans:
             return
         self._sent += 1
         body = json.dumps(_document(*self._context, name, call_id, turn, started_ns, result), separators=(",", ":")).encode()
-        head = (
-            "POST /v1/traces HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
+        head = f"POST /v1/traces HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(SEND_S)
-                connection.connect(self._path)
-                connection.sendall(head.encode() + body)
+            self._open().sendall(head.encode() + body)
         except OSError:
+            self._drop()
             self._failures += 1
         else:
             self._failures = 0
+
+    def close(self) -> None:
+        """Wait until the gateway has taken everything, at most `CLOSE_S`."""
+        if self._connection is not None:
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_WR)
+                deadline = time.monotonic() + CLOSE_S
+                while self._connection.recv(_REPLIES_BYTES) and time.monotonic() < deadline:
+                    pass
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> socket.socket:
+        """Return a connection the gateway has not closed, having thrown away its replies to earlier spans."""
+        if self._connection is not None and _is_closed(self._connection):
+            self._drop()
+        if self._connection is None:
+            self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._connection.settimeout(SEND_S)
+            self._connection.connect(self._path)
+        return self._connection
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        for _ in range(_REPLIES_READS_MAX):
+            if not connection.recv(_REPLIES_BYTES):
+                break
+    except BlockingIOError:
+        connection.settimeout(SEND_S)
+        return False
+    return True
 
 
 def _document(trace: str, parent: str, name: str, call_id: str, turn: int, started_ns: int, result: ToolResult) -> dict[str, object]:

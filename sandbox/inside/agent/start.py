@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from contextlib import closing
 
 from sandbox.contract.job import Assignment, Submission
 from sandbox.inside.paths import Paths
@@ -45,7 +46,9 @@ def run_agent(
     tools = Toolbox([known[name] for name in spec.tools])
     transcript = Transcript(spec.system, read_task_text(paths.task), spec.prompt, spec.cache_ttl)
     say(repository.wait())
-    with client_over_socket(paths.gateway, assignment.traceparent) as client:
+    with (
+        client_over_socket(paths.gateway, assignment.traceparent) as client,
+        closing(ToolSpans(paths.gateway, assignment.traceparent)) as spans,
+    ):
         model = Model(client, spec, tools.definitions)
-        spans = ToolSpans(paths.gateway, assignment.traceparent)
         return Loop(spec, model, tools, transcript, wall_s=assignment.wall_s, say=say, spans=spans).run()
