@@ -85,6 +85,11 @@ class Finding(Frozen):
     message: str = Field(max_length=8_000)
     path: str | None = None
 
+    @property
+    def told(self) -> str:
+        """Return the message with its path ahead, once: many messages begin with it."""
+        return self.message if not self.path or self.message.startswith(self.path) else f"{self.path}: {self.message}"
+
 
 class Dropped(Frozen):
     """Build litter that was not committed (DECISIONS G2)."""

@@ -96,8 +96,7 @@ def _verdict(run: RunState, event: JobJudged) -> list[str]:
 
 
 def _finding(finding: Finding) -> str:
-    where = f" {inert_line(finding.path)}:" if finding.path else ""
-    return f"{inert_line(finding.check)}:{where} {inert_line(finding.message)}"
+    return f"{inert_line(finding.check)}: {inert_line(finding.told)}"
 
 
 def _of_landing(run: RunState, event: RunLanded | RunDelivered | DeliveryFailed) -> list[str]:

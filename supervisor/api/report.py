@@ -83,7 +83,8 @@ def next_steps(run: RunState, mirror: str | None = None) -> list[str]:
 
 def _look_at_salvage(run: RunState, mirror: str | None) -> list[str]:
     refs = salvage_refs(run)
-    return [f"git --git-dir {_quoted(mirror)} log -p -1 {refs[-1]}"] if refs and mirror else []
+    of_stage = [ref for ref in refs if f"/{run.end_stage}-" in ref] if run.end_stage else []
+    return [f"git --git-dir {_quoted(mirror)} log -p -1 {(of_stage or refs)[-1]}"] if refs and mirror else []
 
 
 def salvage_refs(run: RunState) -> list[str]:
@@ -145,11 +146,10 @@ def _end_facts(run: RunState) -> list[str]:
         lines += _labelled("check", inert_line(run.end_check))
     finding = first_finding(run)
     if finding:
-        where = f"{inert_line(finding.path)}: " if finding.path else ""
-        message = [line.rstrip() for line in inert(finding.message).splitlines() if line.strip()][:8]
-        lines += _labelled("finding", [where + message[0][:200], *(line[:200] for line in message[1:])] if message else where)
+        told = [line.rstrip()[:200] for line in inert(finding.told).splitlines() if line.strip()][:8]
+        lines += _labelled("finding", told or "without a word")
     reason = inert_line(run.end_reason, 400)
-    if reason and not (finding and inert_line(finding.message, 400) == reason):
+    if reason and not (finding and inert_line(finding.told, 400) == reason):
         lines += _labelled("reason", reason)
     return lines
 
@@ -212,7 +212,9 @@ def _execution(run: RunState) -> list[str]:
 
 def _results(run: RunState) -> list[str]:
     counts = counted_tests(run)
-    lines = [f"Tests: {counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped."]
+    validated = any(job.role == "validate" and job.is_done for job in run.jobs.values())
+    counted = f"{counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped"
+    lines = [f"Tests: {counted if validated else 'the line did not get to validate'}."]
     if run.end_stage or run.end_reason:
         where = " ".join(part for part in (f"Stopped at stage {code(run.end_stage)}," if run.end_stage else "Stopped:",) if part)
         check = f" check {code(run.end_check)}:" if run.end_check else ""
@@ -226,7 +228,7 @@ def _results(run: RunState) -> list[str]:
 
 
 def _finding(finding: Finding) -> list[str]:
-    where = f" {code(finding.path)}" if finding.path else ""
+    where = f" {code(finding.path)}" if finding.path and not finding.message.startswith(finding.path) else ""
     if len(finding.message) <= 200 and "\n" not in finding.message.strip():
         return [f"- {code(finding.check)}{where}: {code(finding.message)}"]
     return [f"- {code(finding.check)}{where}:", "", *_block(finding.message), ""]

@@ -149,14 +149,14 @@ class Integrator:
         if refused:  # the executor would not seal it, so there is nothing we could judge better
             return judgement(refused), job.base_commit
         if result.git_bundle is None:
-            return judge_empty(job.role, job.stage, result.submission), job.base_commit
+            return judge_empty(job.role, job.stage, result.submission, _wanted(run, job)), job.base_commit
         try:
             commit = await self._taken_in(run, job, result, result.git_bundle)
         except Rejected as error:
             return judgement([finding("git-bundle", f"the result of {job.job_id} was refused: {error}")]), job.base_commit
         changes = await self._mirror.changes(job.base_commit, commit)
         if not changes:
-            return judge_empty(job.role, job.stage, result.submission), job.base_commit
+            return judge_empty(job.role, job.stage, result.submission, _wanted(run, job)), job.base_commit
         stage = stage_of(run.pipeline, job.stage)
         outside = judge_scope(changes, spec.scope, stage) if stage is not None else [_no_stage(job)]
         said, commit = await self._judge_role(run, job, commit, changes)
@@ -274,6 +274,13 @@ def _check_origin(ref: BlobRef, run: RunState, result: AttemptResult, bytes_max:
         raise _NotTheirs(f"object {ref.name!r} was not stored by this attempt")
     if ref.size_bytes > bytes_max:
         raise _NotTheirs(f"object {ref.name!r} has {ref.size_bytes} bytes; at most {bytes_max}")
+
+
+def _wanted(run: RunState, job: JobState) -> str:
+    """Return what a rework was to put right, in one line; nothing for a first round."""
+    red = [each for each in run.jobs.values() if each.verdict == "fail" and each.findings and each.kind == "checks"]
+    last = max(red, key=lambda each: each.judged_at or 0.0, default=None) if job.round > 1 else None
+    return f"{last.stage}, round {last.round}, was red: {last.findings[0].told[:2_000]}" if last is not None else ""
 
 
 def _passed_red_check(run: RunState) -> JobState | None:

@@ -67,8 +67,7 @@ def _last_verdict(run: RunState) -> Fate | None:
 def failure_of(job: JobState) -> Fate:
     """Return how a failed verdict ends the line: stage, check and first finding by name."""
     first = job.findings[0] if job.findings else Finding(check="verdict", message="failed without a finding")
-    where = f"{first.path}: " if first.path else ""
-    return Fate(kind="fail", exit_code=2 if job.usage_error else 1, stage=job.stage, check=first.check, reason=f"{where}{first.message}")
+    return Fate(kind="fail", exit_code=2 if job.usage_error else 1, stage=job.stage, check=first.check, reason=first.told)
 
 
 def outcome_finding(ended: AttemptEnded) -> Finding:

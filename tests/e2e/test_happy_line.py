@@ -23,10 +23,7 @@ from tests.fakes.scripts.rate_limit import HAPPY
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
-RESULT_KEYS = {
-    "run_id", "feature", "state", "exit_code", "repo", "base", "branch", "commit", "trace_id", "cost_usd", "usage", "replay", "stages", "files",
-    "tests", "report",
-}  # fmt: skip
+RESULT_KEYS = set("run_id feature state exit_code repo base branch commit trace_id cost_usd usage replay stages files tests report".split())
 USAGE_KEYS = {"input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens"}
 STAGE_KEYS = {"stage", "job", "round", "verdict", "attempts"}
 ATTEMPT_KEYS = {"attempt", "outcome", "executor", "container_id", "started_at", "ended_at", "cost_usd"}

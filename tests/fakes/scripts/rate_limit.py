@@ -110,11 +110,10 @@ def _implement(
     )
 
 
-def _test(tests: str = TESTS, extra: tuple[Turn, ...] = ()) -> Conversation:
+def _test(tests: str = TESTS, extra: tuple[Turn, ...] = (), rounds: set[int] | None = None) -> Conversation:
     check = bash(_pytest(TEST_FILE))
-    return conversation(
-        "test", does(create(TEST_FILE, tests)), *extra, check, submit("One test for each criterion; they fail on the stubs.")
-    )
+    done = submit("One test for each criterion; they fail on the stubs.")
+    return conversation("test", does(create(TEST_FILE, tests)), *extra, check, done, rounds=rounds)
 
 
 def _docs() -> Conversation:
@@ -155,8 +154,11 @@ REWORK_TWICE = _script(
     _implement(IMPLEMENTATION, {3}, wires=False),
 )
 REWORK_EXHAUSTED = _script(
-    "scripted: never green", _implement(ONE_TOO_MANY, {1}), _implement(ONE_TOO_MANY, wires=False, extra=(bash("echo again"),))
+    "scripted: never green",
+    _implement(ONE_TOO_MANY, {1}),
+    *(_implement(f"{ONE_TOO_MANY}\n# Looked at it again in round {round_}.\n", {round_}, wires=False) for round_ in range(2, 5)),
 )
+REWORK_IN_VAIN = _script("scripted: the rework changes nothing", _implement(ONE_TOO_MANY, {1}), _implement(ONE_TOO_MANY, {2}, wires=False))
 WRONG_LINE = _script("scripted: one wrong line", _implement(ONE_TOO_MANY, {1}))
 """Tells nothing beyond the first round of implement, so that a cassette recorded from it ends at validate."""
 SCOPE_VIOLATION = _script(
@@ -164,7 +166,9 @@ SCOPE_VIOLATION = _script(
 )
 TEST_SCOPE_VIOLATION = _script("scripted: test writes code", _test(extra=(does(create("notes_api/extra.py", '"""Not a test."""\n')),)))
 INTERFACE_DRIFT = _script("scripted: implement changes a signature", _implement(DRIFTED))
-TESTS_NOTHING = _script("scripted: tests that test nothing", _test(TESTS_OF_NOTHING))
+TESTS_NOTHING = _script(
+    "scripted: tests that test nothing", *(_test(f"{TESTS_OF_NOTHING}\n\n# Round {round_}.\n", rounds={round_}) for round_ in range(1, 4))
+)
 NEVER_SUBMITS = _script(
     "scripted: never submits", conversation("implement", Turn(text="I have looked at everything and will go on soon."), endless=True)
 )
@@ -188,6 +192,7 @@ VARIANTS: dict[str, Script] = {
     "happy": HAPPY,
     "rework-twice": REWORK_TWICE,
     "rework-exhausted": REWORK_EXHAUSTED,
+    "rework-in-vain": REWORK_IN_VAIN,
     "wrong-line": WRONG_LINE,
     "scope-violation": SCOPE_VIOLATION,
     "test-scope-violation": TEST_SCOPE_VIOLATION,

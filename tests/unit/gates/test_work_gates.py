@@ -208,3 +208,10 @@ def test_findings_and_notes_are_bounded_and_counted():
     assert said.findings[-1].message == "and 10 more findings"
     assert said.notes[-1] == "and 30 more notes"
     assert len(said.model_dump_json()) < 800_000
+
+
+def test_a_rework_that_changes_nothing_is_told_with_what_it_was_to_put_right():
+    """The person sees the red test, not only that a stage was idle."""
+    said = judge_empty("implement", "implement", None, "validate, round 1, was red: test_a failed")
+
+    assert said.findings[0].message == "stage implement changed nothing; validate, round 1, was red: test_a failed"
