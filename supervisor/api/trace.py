@@ -1,7 +1,8 @@
 """A run's events as spans: the supervisor's part of the one trace (TRACING.md §2); where they go is `trace_sink`.
 
-Long spans get ids derived from the run, so that a resumed supervisor ends the very span a dead one announced. They are made
-when they end, from the events alone; what crashed in between is made at the run's end.
+Every span gets an id derived from the run, so that a resumed supervisor ends the very span a dead one announced, and what is
+made again after a crash is the same span, which the sink keeps once. Stages are made when they end, from the events alone; what
+a crash left out is made at the run's end.
 """
 
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from sandbox.telemetry import Attribute, Context, Spans
 from supervisor.pipeline.events import (
     AnyEvent,
     AttemptEnded,
-    JobDispatched,
     JobJudged,
     Joined,
     RunAccepted,
+    RunCancelled,
+    RunFailed,
     RunLanded,
     RunParked,
     RunResumed,
@@ -34,31 +36,28 @@ class RunTrace:
         """Make spans with `spans` and give each run's gzip OTLP payloads to `store(run_id, payload)`."""
         self._spans = spans
         self._store = store
-        self._made: set[str] = set()
+        self._made: dict[str, set[str]] = {}
+        """Paths of the attempts whose spans are made, by run, until the run ends: saves making them again."""
 
     def follow(self, run: RunState, event: AnyEvent) -> None:
         """Take one event, `run` being the state after it."""
         match event:
-            case RunAccepted() | RunResumed():
-                self._announce(run, event)
-            case JobDispatched():
-                self._instant(
-                    run, f"send andon.job.{_pool(run, event.stage)}", event.at, SpanKind.CLIENT, {"andon.stage.name": event.stage}
-                )
+            case RunAccepted():
+                self._instant(run, f"RUN {run.pipeline.name} (started)", event, _identity(run))
+            case RunResumed():
+                self._instant(run, f"RUN {run.pipeline.name} (resumed)", event, _identity(run))
             case AttemptEnded() if run.state in FINAL or run.state == "parked" or not _awaits_judgement(run, event):
                 self._attempts(run, run.jobs[event.job_id])
             case JobJudged():
                 self._attempts(run, run.jobs[event.job_id])
             case Joined():
-                self._instant(
-                    run, "merge", event.at, SpanKind.INTERNAL, {"vcs.ref.head.revision": event.commit, "andon.stage.name": event.stage}
-                )
+                self._instant(run, "merge", event, {"vcs.ref.head.revision": event.commit, "andon.stage.name": event.stage})
             case RunLanded():
                 attributes: dict[str, Attribute] = {"vcs.ref.head.name": event.branch, "vcs.ref.head.revision": event.commit}
-                self._instant(run, "commit", event.at, SpanKind.INTERNAL, attributes)
+                self._instant(run, "commit", event, attributes)
             case _:
                 pass
-        if run.state in FINAL and run.ended_at is not None and (run.state != "landed" or run.delivered):
+        if isinstance(event, RunLanded | RunFailed | RunCancelled) and run.ended_at is not None:
             self._finish(run, run.ended_at)
         elif isinstance(event, RunParked):
             for job in run.jobs.values():
@@ -66,29 +65,32 @@ class RunTrace:
         for payload in self._spans.drain(run.trace_id):
             self._store(run.run_id, payload)
 
-    def _announce(self, run: RunState, event: RunAccepted | RunResumed) -> None:
-        what = "started" if isinstance(event, RunAccepted) else "resumed"
-        self._instant(run, f"RUN {run.pipeline.name} ({what})", event.at, SpanKind.INTERNAL, _identity(run))
+    def _instant(self, run: RunState, name: str, event: AnyEvent, attributes: dict[str, Attribute]) -> None:
+        span = self._spans.start(
+            name,
+            trace_id=run.trace_id,
+            parent=span_id(run.run_id),
+            span_id=span_id(f"{run.run_id}#{event.seq}"),
+            start=event.at,
+            attributes=attributes,
+        )
+        span.end(event.at)
 
-    def _instant(self, run: RunState, name: str, at: float, kind: SpanKind, attributes: dict[str, Attribute]) -> None:
-        span = self._spans.start(name, trace_id=run.trace_id, parent=span_id(run.run_id), kind=kind, start=at, attributes=attributes)
-        span.end(at)
-
-    def _attempts(self, run: RunState, job: JobState) -> None:
-        """Make the stage spans of a job's ended attempts, each once."""
+    def _attempts(self, run: RunState, job: JobState, run_ended_at: float | None = None) -> None:
+        """Make the stage spans of a job's attempts, each once; at the run's end also of those nobody heard the end of."""
+        made = self._made.setdefault(run.run_id, set())
         for attempt in job.attempts:
             path = attempt_path(run.run_id, job.stage, job.round, attempt.attempt)
-            if attempt.ended is None or path in self._made:
+            ended_at = attempt.ended.ended_at if attempt.ended else run_ended_at
+            if ended_at is None or path in made:
                 continue
-            self._made.add(path)
-            self._stage(run, job, attempt, path)
+            made.add(path)
+            self._stage(run, job, attempt, path, ended_at)
 
-    def _stage(self, run: RunState, job: JobState, attempt: AttemptState, path: str) -> None:
-        ended = attempt.ended
-        if ended is None:
-            return
+    def _stage(self, run: RunState, job: JobState, attempt: AttemptState, path: str, ended_at: float) -> None:
         last = attempt is job.attempts[-1]
         passed = last and job.verdict == "pass"
+        outcome = attempt.ended.outcome.value if attempt.ended else "lost"
         previous = attempt_path(run.run_id, job.stage, job.round, attempt.attempt - 1)
         span = self._spans.start(
             f"stage {job.stage}",
@@ -106,22 +108,42 @@ class RunTrace:
                 "andon.round": job.round,
                 "andon.attempt": attempt.attempt,
                 "andon.cost.usd": attempt.cost_nano_usd / 1e9,
-                "andon.outcome": ended.outcome.value,
+                "andon.outcome": outcome,
                 "andon.test.passed": job.tests.passed,
                 "andon.test.failed": job.tests.failed,
             },
         )
         for finding in job.findings[:20] if last else ():
             span.event("finding", {"andon.check.name": finding.check, "message": finding.message[:500]}, at=job.judged_at)
-        error = None if passed else (f"verdict_{job.verdict}" if last and job.verdict else ended.outcome.value)
-        span.end(job.judged_at if last and job.judged_at else ended.ended_at, error_type=error)
+        if attempt.attempt == 1:
+            self._send(run, job, span.context)
+        error = None if passed else (f"verdict_{job.verdict}" if last and job.verdict else outcome)
+        span.end(job.judged_at if last and job.judged_at else ended_at, error_type=error)
+
+    def _send(self, run: RunState, job: JobState, parent: Context) -> None:
+        """The publication of the job; made with its stage, so that it never lacks its parent."""
+        subject = f"andon.job.{_pool(run, job.stage)}"
+        sent = self._spans.start(
+            f"send {subject}",
+            trace_id=run.trace_id,
+            parent=parent.span_id,
+            span_id=span_id(f"{job.job_id}#send"),
+            kind=SpanKind.CLIENT,
+            start=job.dispatched_at,
+            attributes={
+                "messaging.system": "nats",
+                "messaging.operation.name": "send",
+                "messaging.operation.type": "send",
+                "messaging.destination.name": subject,
+                "messaging.message.id": job.job_id,
+            },
+        )
+        sent.end(job.dispatched_at)
 
     def _finish(self, run: RunState, at: float) -> None:
-        if run.run_id in self._made:
-            return
         for job in run.jobs.values():
-            self._attempts(run, job)
-        self._made.add(run.run_id)
+            self._attempts(run, job, at)
+        self._made.pop(run.run_id, None)
         result = RESULTS[run.state]
         root = self._spans.start(
             f"RUN {run.pipeline.name}",

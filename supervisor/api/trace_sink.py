@@ -9,27 +9,37 @@ import gzip
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import os
+import zlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from sandbox.contract.ids import trace_id
 
 log = logging.getLogger(__name__)
 
 PAYLOAD_BYTES_MAX = 16 << 20
 QUEUE_PAYLOADS_MAX = 1_000
+RUN_SPANS_MAX = 100_000
+RUNS_REMEMBERED_MAX = 64
+EXECUTOR_SERVICES = frozenset({"andon-exec", "andon-gw", "andon-agent"})
 EXPORT_TIMEOUT_S = 3.0
 STOP_S = 2.0
 
 _ID_KEYS = ("traceId", "spanId", "parentSpanId")
 
 
-def as_json_line(payload: bytes) -> tuple[str, ExportTraceServiceRequest]:
-    """Return a gzip OTLP request as one line of OTLP/JSON, and the request.
+def _parsed(payload: bytes) -> ExportTraceServiceRequest:
+    """Return the request in a gzip payload.
 
     Raises:
         ValueError: Not gzip, not OTLP, or larger than 16 MiB unpacked.
@@ -37,14 +47,20 @@ def as_json_line(payload: bytes) -> tuple[str, ExportTraceServiceRequest]:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(payload)) as unpacking:
             raw = unpacking.read(PAYLOAD_BYTES_MAX + 1)
-        if len(raw) > PAYLOAD_BYTES_MAX:
-            raise ValueError(f"telemetry of more than {PAYLOAD_BYTES_MAX} bytes")
-        request = ExportTraceServiceRequest.FromString(raw)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError("telemetry is not gzip") from error
-    document = MessageToDict(request)
+    if len(raw) > PAYLOAD_BYTES_MAX:
+        raise ValueError(f"telemetry of more than {PAYLOAD_BYTES_MAX} bytes")
+    try:
+        return ExportTraceServiceRequest.FromString(raw)
+    except DecodeError as error:
+        raise ValueError("telemetry is not OTLP") from error
+
+
+def _as_line(request: ExportTraceServiceRequest) -> str:
+    document = MessageToDict(request, use_integers_for_enums=True)
     _hex_ids(document)
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False), request
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
 def _hex_ids(node: Any) -> None:
@@ -61,37 +77,120 @@ def _hex_ids(node: Any) -> None:
 
 
 class TraceSink:
-    """Appends payloads to runs' files and hands them to the exporter, if there is one."""
+    """Appends payloads to runs' files, each span once, and hands them to the exporter, if there is one."""
 
     def __init__(self, file_of: Callable[[str], Path], export: Callable[[bytes], None] | None = None) -> None:
         """`file_of(run_id)` names the run's trace file; `export` takes an uncompressed OTLP request and returns at once."""
         self._file_of = file_of
         self._export = export
+        self._stored: OrderedDict[str, set[str]] = OrderedDict()
+        """Span ids in the files of the runs written to last."""
         self.rejected = 0
+        """Payloads that could not be read, and spans that were not taken."""
 
-    def store(self, run_id: str, payload: bytes) -> None:
-        """Keep one gzip OTLP payload of a run; what cannot be read is counted and dropped."""
+    def store(self, run_id: str, payload: bytes, *, from_executor: bool = False) -> None:
+        """Keep one gzip OTLP payload of a run; what cannot be read, or written, is counted and dropped: a trace stops no run.
+
+        Executors speak for themselves only: their spans are never roots, nor the supervisor's, nor another run's. A span that is
+        in the file already (sent again, or made again after a crash) is left out.
+        """
         try:
-            line, request = as_json_line(payload)
+            request = _parsed(payload)
         except ValueError as error:
             self.rejected += 1
             log.warning("telemetry.rejected", extra={"reason": str(error)})
             return
-        path = self._file_of(run_id)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
-        if self._export:
+        self.rejected += _keep(request, lambda service, span: _is_due(service, span, run_id, from_executor=from_executor))
+        try:
+            is_new = self._append(run_id, request)
+        except OSError as error:
+            self.rejected += 1
+            log.warning("telemetry.unwritten", extra={"run_id": run_id, "reason": str(error)})
+            return
+        if is_new and self._export:
             self._export(request.SerializeToString())
+
+    def _append(self, run_id: str, request: ExportTraceServiceRequest) -> bool:
+        """Write what is new of a request to the run's file; return whether there was anything."""
+        path = self._file_of(run_id)
+        stored = self._spans_of(run_id, path)
+        _keep(request, lambda _, span: span.span_id.hex() not in stored)
+        ids = {span.span_id.hex() for span in _spans_in(request)}
+        if not ids or len(stored) + len(ids) > RUN_SPANS_MAX:
+            self.rejected += len(ids)
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(_as_line(request) + "\n")
+        stored.update(ids)
+        return True
+
+    def _spans_of(self, run_id: str, path: Path) -> set[str]:
+        """Return the ids in a run's file; at the first look a torn last line is cut off, and the rest is read."""
+        if run_id not in self._stored:
+            self._stored[run_id] = _ids_in_file(path)
+        self._stored.move_to_end(run_id)
+        while len(self._stored) > RUNS_REMEMBERED_MAX:
+            self._stored.popitem(last=False)
+        return self._stored[run_id]
+
+
+def _is_due(service: str, span: Span, run_id: str, *, from_executor: bool) -> bool:
+    is_ours = span.trace_id.hex() == trace_id(run_id)
+    return is_ours and not (from_executor and (service not in EXECUTOR_SERVICES or not span.parent_span_id))
+
+
+def _keep(request: ExportTraceServiceRequest, wanted: Callable[[str, Span], bool]) -> int:
+    """Remove the spans that are not wanted, and what is empty then; return how many."""
+    removed = 0
+    for resource in request.resource_spans:
+        service = next((each.value.string_value for each in resource.resource.attributes if each.key == "service.name"), "")
+        for scope in resource.scope_spans:
+            kept = [span for span in scope.spans if wanted(service, span)]
+            removed += len(scope.spans) - len(kept)
+            if len(kept) < len(scope.spans):
+                del scope.spans[:]
+                scope.spans.extend(kept)
+    full = [resource for resource in request.resource_spans if any(scope.spans for scope in resource.scope_spans)]
+    if len(full) < len(request.resource_spans):
+        del request.resource_spans[:]
+        request.resource_spans.extend(full)
+    return removed
+
+
+def _spans_in(request: ExportTraceServiceRequest) -> Iterator[Span]:
+    for resource in request.resource_spans:
+        for scope in resource.scope_spans:
+            yield from scope.spans
+
+
+def _ids_in_file(path: Path) -> set[str]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return set()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+    ids: set[str] = set()
+    for line in data[:whole].splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # a line a bad disk made: its spans may come twice
+            ids |= {
+                span["spanId"]
+                for resource in json.loads(line)["resourceSpans"]
+                for scope in resource["scopeSpans"]
+                for span in scope["spans"]
+            }
+    return ids
 
 
 def trace_ids_of(payload: bytes) -> set[str]:
     """Return the trace ids (hex) in a gzip OTLP payload; empty if it cannot be read."""
     try:
-        _, request = as_json_line(payload)
+        request = _parsed(payload)
     except ValueError:
         return set()
-    return {span.trace_id.hex() for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans}
+    return {span.trace_id.hex() for span in _spans_in(request)}
 
 
 @asynccontextmanager

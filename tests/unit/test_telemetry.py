@@ -1,6 +1,7 @@
 """Spans are kept per trace, with derived ids where they must survive a crash."""
 
 import gzip
+import secrets
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -54,3 +55,27 @@ def test_a_traceparent_is_parsed_whatever_its_flags_and_refused_when_it_is_not_o
     assert Context.parse(context.traceparent.removesuffix("01") + "03") == context
     for bad in ("", "00-zz-yy-01", f"00-{'0' * 32}-{ids.span_id('x')}-01", "garbage"):
         assert Context.parse(bad) is None
+
+
+def test_a_large_trace_is_drained_in_messages_the_bus_takes():
+    """One message has at most 1 MiB, however badly the spans compress."""
+    spans = Spans("andon-gw", "1")
+    for _ in range(60):
+        text = {f"a{number}": secrets.token_hex(2_000) for number in range(20)}
+        spans.start("chat", trace_id=TRACE, parent=ids.span_id(RUN), attributes=text).end()
+
+    payloads = spans.drain(TRACE)
+
+    assert sum(len(spans_in(payload)) for payload in payloads) == 60
+    assert max(len(payload) for payload in payloads) < 1 << 20
+
+
+def test_text_that_cannot_be_encoded_is_mended():
+    """A lone surrogate comes out of anybody's JSON; a trace must not break a result."""
+    spans = Spans("andon-gw", "1")
+    span = spans.start("chat", trace_id=TRACE, parent=None, attributes={"a": "\ud800"})
+    span.put({"b": "\udfff"})
+    span.event("finding", {"message": "\ud800"})
+    span.end()
+
+    assert len(spans_in(*spans.drain(TRACE))) == 1
