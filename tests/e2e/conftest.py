@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.line import Line, Provider
+from tests.e2e.people import Person, ordinary_member, sets_up
 from tests.fakes.scripts.rate_limit import HAPPY
 
 
@@ -24,6 +25,14 @@ def line(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     yield made
     down = made.andon("down")
     assert down.exit_code == 0, down.stderr
+
+
+@pytest.fixture(scope="session")
+def member() -> Iterator[Person]:
+    """An ordinary member of the group `docker` with a clone of their own, set up by `make setup`."""
+    with ordinary_member() as person:
+        sets_up(person)
+        yield person
 
 
 @pytest.fixture(autouse=True)

@@ -39,16 +39,16 @@ class Person:
         """Return the command as this person calls it."""
         return (*self.as_user, str(self.checkout / ".venv" / "bin" / "andon"))
 
-    def calls(self, *argv: str, timeout_s: float = SETUP_S, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the checkout, to its end."""
+    def calls(self, *argv: str, extra: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command in the checkout, to its end; `extra` is added to the environment."""
         return subprocess.run(
             [*self.as_user, *argv],
             cwd=self.checkout,
-            env={**(os.environ if self.environment is None else self.environment), **environment},
+            env={**(os.environ if self.environment is None else self.environment), **(extra or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=SETUP_S,
             check=False,
         )
 

@@ -4,9 +4,9 @@ Each cell is a real `andon run`: two agents, a join, validate, land. What lands 
 """
 
 import os
-import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN
 from tests.e2e.line import Finished, Line, Provider
-from tests.e2e.people import Person, ordinary_member, processes_at, sets_up, the_tester
+from tests.e2e.people import Person, processes_at, the_tester
 from tests.e2e.watching import events_of, sandboxes, stack_pids
 from tests.fakes.repositories import TOPOLOGIES, everything_in, run_git, sample_repository
 from tests.fakes.scripts.any_repository import ANY_REPOSITORY, CREATED, FEATURE, MODIFIED, PIPELINE, REQUEST
@@ -48,14 +48,6 @@ NO_QUOTA = "no quota mount without root: the workspace is a plain directory"
 Lines = Callable[[Person, TestEngine], Line]
 
 
-@pytest.fixture(scope="session")
-def member() -> Iterator[Person]:
-    """An ordinary member of the group, set up by `make setup`."""
-    with ordinary_member() as person:
-        sets_up(person)
-        yield person
-
-
 @pytest.fixture
 def person(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Person:
     """The one who runs the line."""
@@ -66,9 +58,9 @@ def person(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
-def lines(provider: Provider, member: Person) -> Iterator[Lines]:
+def lines(provider: Provider) -> Iterator[Lines]:
     """One stack for each person and engine, kept up; at the end each is told to go, and is gone."""
-    up: dict[tuple[int, str], Line] = {}
+    up: dict[tuple[int, str], tuple[Person, Line]] = {}
 
     def line_of(person: Person, engine: TestEngine) -> Line:
         key = (person.uid, engine.name)
@@ -77,17 +69,18 @@ def lines(provider: Provider, member: Person) -> Iterator[Lines]:
             home.mkdir(mode=0o700)
             person.owns(home)
             environment = {"DOCKER_HOST": engine.url, "PATH": os.environ["PATH"], **(person.environment or {}), "HOME": str(home)}
-            up[key] = Line(home, {**environment, **provider.server.environment()}, person.andon)
-            started = up[key].andon("up", timeout_s=900)
+            up[key] = person, Line(home, {**environment, **provider.server.environment()}, person.andon)
+            started = up[key][1].andon("up", timeout_s=900)
             assert started.exit_code == 0, started.stderr
-        return up[key]
+        return up[key][1]
 
     yield line_of
-    for line in up.values():
+    for person, line in up.values():
         down = line.andon("down")
         assert down.exit_code == 0, down.stderr
         assert settled(lambda line=line: [*processes_at(line.home).values()]) == []  # type: ignore[misc]
-    for uid in {uid for uid, _ in up} - {0}:
+        assert not sockets_of(line, person).exists()
+    for uid in {person.uid for person, _ in up.values()} - {0}:
         Path(f"/tmp/andon-{uid}").rmdir()  # empty, or this fails
 
 
@@ -125,13 +118,20 @@ def only_a_branch_was_added(before: dict[str, Any], after: dict[str, Any], commo
 
 
 def nothing_runs_or_lies_about(line: Line, person: Person) -> None:
-    """No container, no mount, no socket but none; of processes the stack alone."""
-    sockets = Path(f"/tmp/andon-{person.uid}")
+    """No container, no mount, no socket of an attempt; of processes the stack alone."""
+    sockets = sockets_of(line, person)
     pids = set(stack_pids(line).values())
     assert settled(lambda: [str(each["Id"]) for each in sandboxes(line)]) == []
     assert mounts_below(line.home) == []
-    assert [path for path in sockets.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)] == []
+    assert sockets.is_dir()
+    assert [path for path in sockets.rglob("*") if not path.is_dir()] == []
     assert settled(lambda: [command for pid, command in processes_at(line.home).items() if pid not in pids]) == []
+
+
+def sockets_of(line: Line, person: Person) -> Path:
+    """Return where this stack's executor makes its sockets."""
+    instance = sha256(os.fsencode(line.state / "executor")).hexdigest()[:8]
+    return Path(f"/tmp/andon-{person.uid}") / instance
 
 
 def foreign_entries(place: Path, person: Person) -> list[str]:
@@ -145,9 +145,16 @@ def foreign_entries(place: Path, person: Person) -> list[str]:
     return found
 
 
+def test_every_pair_of_values_is_in_the_default_suite():
+    """Leaving a cell to `make matrix` takes no pair of repository, person and engine out of `make test`."""
+    axes = (REPOSITORIES, PEOPLE, ENGINES)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert {(cell[one], cell[other]) for cell in PAIRWISE} == set(product(axes[one], axes[other]))
+
+
 @pytest.mark.parametrize("kind,person,engine", CELLS, indirect=["person", "engine"])  # noqa: PT006  # read by our conftest
 def test_the_work_lands_and_everything_else_stays(
-    kind: str, person: Person, engine: TestEngine, agent_image: str, lines: Lines, provider: Provider, request: pytest.FixtureRequest
+    kind: str, person: Person, engine: TestEngine, agent_image: str, lines: Lines, provider: Provider
 ):
     """A repository of this shape, worked on by this person with this engine."""
     line = lines(person, engine)
