@@ -8,6 +8,7 @@ kill -9 of anything leaves nothing to tidy by hand.
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import signal
@@ -54,7 +55,8 @@ class StackFile(Frozen):
 
 def fingerprint(config: Config) -> str:
     """Return what must be equal for a run to use a running stack (DECISIONS D14)."""
-    return f"{config.provider_fingerprint}-{config.docker_host or ''}-{config.otlp_endpoint or ''}-{config.slots}"
+    models = hashlib.sha256(repr(sorted(config.models.items())).encode()).hexdigest()[:8]
+    return f"{config.provider_fingerprint}-{config.docker_host or ''}-{config.otlp_endpoint or ''}-{config.slots}-{models}"
 
 
 def read_stack(state: StateDirectory) -> StackFile | None:

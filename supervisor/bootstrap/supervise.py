@@ -62,7 +62,7 @@ async def supervise(config: Config, environment: Mapping[str, str], *, embedded:
         witness = Witness(state, link, RunTrace(Spans("andon-sup", RELEASE, {"host.name": socket.gethostname()}), sink.store))
         events = JetStreamEventLog(link.connection)
         await _mend_files(state, events)
-        orchestrator = Orchestrator(_ports(events, link, mirror, witness, embedded=embedded))
+        orchestrator = Orchestrator(_ports(config, events, link, mirror, witness, embedded=embedded))
         async with asyncio.TaskGroup() as tasks:
             serving = [
                 tasks.create_task(orchestrator.run()),
@@ -76,7 +76,7 @@ async def supervise(config: Config, environment: Mapping[str, str], *, embedded:
                 task.cancel()
 
 
-def _ports(events: EventLog, link: NatsSupervisorLink, mirror: Mirror, witness: "Witness", *, embedded: bool) -> Ports:
+def _ports(config: Config, events: EventLog, link: NatsSupervisorLink, mirror: Mirror, witness: "Witness", *, embedded: bool) -> Ports:
     async def deliver(run: RunState) -> None:
         if run.landed_commit is None:
             return
@@ -86,8 +86,8 @@ def _ports(events: EventLog, link: NatsSupervisorLink, mirror: Mirror, witness: 
     return Ports(
         log=events,
         link=link,
-        intake=Intake(mirror, link, shipped_prices(), check_spec=parse_spec),
-        dispatcher=Dispatcher(mirror, link, Bundler(mirror, link)),
+        intake=Intake(mirror, link, shipped_prices(), models=config.models, check_spec=parse_spec),
+        dispatcher=Dispatcher(mirror, link, Bundler(mirror, link), models=config.models),
         queue=JobQueue(link),
         integrator=Integrator(mirror, link),
         deliver=deliver if embedded else None,

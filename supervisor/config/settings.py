@@ -32,6 +32,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "mode": ("ANDON_MODE",),
     "baseline": ("ANDON_BASELINE",),
     "slots": ("ANDON_SLOTS",),
+    "models": ("ANDON_MODELS",),
     "state_directory": ("ANDON_STATE_DIRECTORY",),
     "nats_url": ("NATS_URL",),
     "nats_creds": ("NATS_CREDS",),
@@ -101,6 +102,8 @@ class Config(Frozen):
     """Whether the checks run on the base commit before the first model call (DECISIONS G14)."""
     slots: int = Field(2, ge=1, le=64)
     """Attempts the embedded executor runs at once; 2, because implement and test are a pair."""
+    models: dict[str, str] = Field(default_factory=dict, max_length=64)
+    """A model's name in a pipeline file to the one that is called, for pipelines written for other models."""
     state_directory: Path = Path("/nonexistent")
     """Where runs, mirrors and the embedded broker's store lie (DECISIONS G10)."""
     nats_url: str | None = None
@@ -204,6 +207,9 @@ def _from_text(key: str, text: str) -> object:
     """Turn a variable into a value; `NO_COLOR` and `CI` count by being set to anything but a plain no."""
     if key in {"no_color", "ci"}:
         return key == "no_color" or text.lower() not in {"0", "false", "no", "off"}
+    if key == "models":
+        pairs = (each.strip().partition("=") for each in text.split(",") if each.strip())
+        return {name.strip(): meant.strip() or None for name, _, meant in pairs}
     return text
 
 
@@ -258,6 +264,8 @@ def _shown(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return ",".join(f"{name}={meant}" for name, meant in value.items()) or "-"
     return _without_userinfo(str(value))
 
 

@@ -124,3 +124,13 @@ def test_the_state_directory_follows_the_xdg_rules() -> None:
 def test_every_key_has_a_name_in_the_environment() -> None:
     """What the documentation promises: every option can be given by the environment."""
     assert set(ENVIRONMENT) == set(Config.model_fields) - {"provider", "origins"}
+
+
+def test_models_are_mapped_by_file_or_environment(tmp_path: Path) -> None:
+    """A pipeline written for other models runs with ours; a pair that is none is refused."""
+    (tmp_path / "config.yaml").write_text("models: {theirs: claude-sonnet-5-5}\n")
+
+    assert load({}, {"HOME": "/", "ANDON_CONFIG": str(tmp_path / "config.yaml")}).models == {"theirs": "claude-sonnet-5-5"}
+    assert load({}, {"HOME": "/", "ANDON_MODELS": "a=x, b=y"}).models == {"a": "x", "b": "y"}
+    with pytest.raises(ConfigError, match="ANDON_MODELS"):
+        load({}, {"HOME": "/", "ANDON_MODELS": "a"})
