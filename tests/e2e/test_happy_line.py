@@ -16,17 +16,25 @@ import pytest
 
 from supervisor.demo import SAMPLE_FEATURE, SAMPLE_REQUEST
 from tests.e2e.line import CANARY, Finished, Line, Provider
-from tests.e2e.watching import a_sample, branches, every_byte, going, is_delivered, sandboxes, wait_until
+from tests.e2e.watching import (
+    ATTEMPT_KEYS,
+    RESULT_KEYS,
+    STAGE_KEYS,
+    USAGE_KEYS,
+    a_sample,
+    branches,
+    every_byte,
+    going,
+    is_delivered,
+    sandboxes,
+    wait_until,
+)
 from tests.fakes.repositories import plant_hooks, run_git
 from tests.fakes.scripted_model import Logged
 from tests.fakes.scripts.rate_limit import HAPPY
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
-RESULT_KEYS = set("run_id feature state exit_code repo base branch commit trace_id cost_usd usage replay stages files tests report".split())
-USAGE_KEYS = {"input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens"}
-STAGE_KEYS = {"stage", "job", "round", "verdict", "attempts"}
-ATTEMPT_KEYS = {"attempt", "outcome", "executor", "container_id", "started_at", "ended_at", "cost_usd"}
 SPEC = f".andon/features/{SAMPLE_FEATURE}/spec.yaml"
 
 

@@ -22,6 +22,29 @@ from tests.fakes.repositories import run_git
 POLL_S = 0.05
 END_S = 240.0
 
+RESULT_KEYS = {
+    "run_id",
+    "feature",
+    "state",
+    "exit_code",
+    "repo",
+    "base",
+    "branch",
+    "commit",
+    "trace_id",
+    "cost_usd",
+    "usage",
+    "replay",
+    "stages",
+    "files",
+    "tests",
+    "report",
+}
+USAGE_KEYS = {"input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens"}
+STAGE_KEYS = {"stage", "job", "round", "verdict", "attempts"}
+ATTEMPT_KEYS = {"attempt", "outcome", "executor", "container_id", "started_at", "ended_at", "cost_usd"}
+"""What the documentation promises of the result object."""
+
 
 def wait_until(is_so: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
     """Poll until `is_so` returns something true, and return it."""
