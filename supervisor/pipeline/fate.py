@@ -37,7 +37,8 @@ def fate_of(run: RunState, job: JobState, ended: AttemptEnded) -> Fate:
             return Fate(kind="park", exit_code=5, stage=job.stage, check="infrastructure", reason=reason)
         return Fate(kind="retry", reason=ended.reason or ended.outcome.value)
     # A checks job that ran out of time or memory left evidence too: the tests hang, which is the code's fault and can be reworked.
-    return Fate(kind="judge" if ended.outcome is Outcome.SUBMITTED or job.kind == "checks" else "reject")
+    left_evidence = ended.outcome is Outcome.SUBMITTED or (job.kind == "checks" and ended.outcome in {Outcome.TIMEOUT, Outcome.OOM})
+    return Fate(kind="judge" if left_evidence else "reject")
 
 
 def _of_cause(run: RunState, job: JobState, ended: AttemptEnded) -> Fate | None:
@@ -71,10 +72,10 @@ def failure_of(job: JobState) -> Fate:
 
 
 def outcome_finding(ended: AttemptEnded) -> Finding:
-    """Return why an agent's attempt that did not submit its work failed."""
+    """Return why an attempt whose outcome alone is a fail did not submit its work."""
     said = {
         Outcome.BLOCKED: "the agent says it is blocked",
-        Outcome.NO_SUBMIT: "the agent never submitted its work",
+        Outcome.NO_SUBMIT: "the work was never submitted",
         Outcome.REFUSED: "the model refused the work",
         Outcome.STEP_LIMIT: "the agent used all its model calls without submitting",
         Outcome.TIMEOUT: "the stage's wall clock ran out",

@@ -13,6 +13,7 @@ from supervisor.pipeline.commands import Append, Cancel, Command, Deliver, Dispa
 from supervisor.pipeline.definition import Stage
 from supervisor.pipeline.events import (
     AnyEvent,
+    AttemptEnded,
     BudgetReserved,
     BudgetSettled,
     BudgetWarned,
@@ -212,12 +213,17 @@ def _follow_ups(run: RunState) -> list[Command]:
         if fate.kind == "judge":
             commands.append(Judge(job_id=job.job_id))
         elif fate.kind == "reject":
-            verdict = JobJudged(run_id=run.run_id, at=0, job_id=job.job_id, verdict="fail", findings=(outcome_finding(ended),))
-            commands.append(Append(event=verdict))
+            commands.append(Append(event=_rejected(run, job, ended)))
         elif fate.kind == "retry":
             delay_s = min(2.0 ** (job.faults - 1), BACKOFF_S_MAX)
             commands.append(Republish(job_id=job.job_id, delay_s=delay_s, reason=fate.reason[:400]))
     return commands
+
+
+def _rejected(run: RunState, job: JobState, ended: AttemptEnded) -> JobJudged:
+    """Return the verdict on an attempt that left nothing to judge; before the first model call that is the set-up's fault."""
+    findings = (outcome_finding(ended),)
+    return JobJudged(run_id=run.run_id, at=0, job_id=job.job_id, verdict="fail", findings=findings, usage_error=job.stage == BASELINE)
 
 
 def _advance(run: RunState) -> list[Command]:

@@ -194,6 +194,17 @@ def test_checks_that_hang_are_judged_not_retried(outcome: Outcome):
     assert line.wanted == [Judge(job_id=job.job_id)]
 
 
+def test_checks_that_never_reported_are_told_by_what_ended_them():
+    """There is no evidence to judge; before the first model call that is the set-up's fault, exit 2, not a test that hangs."""
+    line = LineDriver(baseline=True)
+    job = line.dispatch("baseline")
+    line.start(job)
+    line.end(job, Outcome.NO_SUBMIT, reason="the program in the sandbox ended with exit code 1")
+
+    assert (line.run.state, line.run.exit_code, line.run.end_stage, line.run.end_check) == ("failed", 2, "baseline", "outcome")
+    assert "ended with exit code 1" in line.run.end_reason
+
+
 def test_an_infrastructure_fault_is_tried_again_with_growing_delay_then_parks():
     """1 s, 2 s, then the run is parked with exit 5 and can be resumed."""
     line = LineDriver()
