@@ -34,6 +34,7 @@ STOP_S = 20.0
 GRACE_S = 2.0
 """How long a stack without clients stays, so that two runs in a row share one."""
 POLL_S = 0.1
+TAKE_TRIES_MAX = 10
 RESTARTS_MAX = 10
 """Restarts of one child before the stack gives up: a child that cannot stay up is a fault to show, not to hide."""
 
@@ -168,7 +169,9 @@ async def _started(config: Config, state: StateDirectory, environment: Mapping[s
             return stack
         if process is None:
             process = _spawn(config, state, environment, keep=keep)
-        elif process.poll() not in {None, 0}:
+        elif process.poll() == 0:  # another one was faster; if it is gone already, the next round starts ours
+            process = None
+        elif process.returncode is not None:
             raise InfrastructureError(f"the stack ended with exit code {process.returncode}; see {state.root / 'stack.log'}")
         if time.monotonic() > deadline:
             raise InfrastructureError(f"the stack did not come up within {READY_S:.0f} s; see {state.root / 'stack.log'}")
@@ -188,7 +191,7 @@ def _is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     else:
@@ -331,6 +334,18 @@ EXECUTOR_NAME = "local"
 RELEASE = "0.1.0"
 
 
+def _take(lock: int) -> bool:
+    """Take the stack's lock; whoever only looks whether it is taken holds it for a moment, so once is not enough."""
+    for _ in range(TAKE_TRIES_MAX):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(POLL_S / 5)
+        else:
+            return True
+    return False
+
+
 def main(arguments: list[str]) -> int:
     """Run the stack process; a second one on the same state directory ends at once with 0."""
     log_to_stderr("andon-stack")
@@ -339,9 +354,7 @@ def main(arguments: list[str]) -> int:
     if "--keep" in arguments:
         (state.root / "stack.keep").touch(mode=0o600)
     lock = os.open(state.root / "stack.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _take(lock):
         return 0
     clients = os.open(state.root / "stack.clients", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     state.stack_file.unlink(missing_ok=True)

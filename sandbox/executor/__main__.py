@@ -23,6 +23,7 @@ from sandbox.gateway.upstream import Upstream
 from sandbox.log import log_to_stderr
 from sandbox.mirror import Mirror
 from sandbox.runtime.docker import DockerRuntime
+from sandbox.runtime.image_build import BuildNetwork
 from sandbox.telemetry import Spans
 
 UID_LOCKS = Path("/run/lock/andon")
@@ -33,6 +34,8 @@ def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> i
     """Run an executor; returns its exit code."""
     options = _options(arguments)
     log_to_stderr("andon-exec")
+    # A sandbox's uid has to reach its socket and its task: modes are what the code says, in a state directory nobody else enters.
+    os.umask(0o022)
     try:
         credentials = read_credentials(options.creds, ExecutorCredentials)
         asyncio.run(_serve(_config(options, credentials, environment), credentials, environment, stop_at_once=options.embedded))
@@ -118,7 +121,7 @@ async def _host(config: ExecutorConfig, credentials: ExecutorCredentials, enviro
                     runtime=runtime,
                     upstream=Upstream.from_environment(environment),
                     slots=slots,
-                    image_of=ImageResolver(runtime.engine, mirror, link, config.state).of,
+                    image_of=ImageResolver(runtime.engine, mirror, link, config.state, BuildNetwork.from_environment(environment)).of,
                     exec_spans=Spans("andon-exec", config.release, {"host.name": socket.gethostname(), "cicd.worker.id": config.name}),
                     gateway_spans=Spans("andon-gw", config.release, {"host.name": socket.gethostname()}),
                     agent_spans=Spans("andon-agent", config.release, {"host.name": socket.gethostname()}),

@@ -79,7 +79,8 @@ class AttemptTrace:
 
     def _queue_wait(self, parent: Context) -> None:
         published = self._delivery.published_at
-        if published and self._delivery.deliveries == 1:
+        # A later attempt waited for its turn to be repeated, not in the queue; its stage begins with its claim.
+        if published and self._delivery.deliveries == 1 and self._grant.attempt == 1:
             wait = self._host.exec_spans.start("queue wait", trace_id=parent.trace_id, parent=parent.span_id, start=published)
             wait.end(max(published, self._started_at))
 

@@ -10,6 +10,7 @@ from sandbox.contract.job import JobSpec
 from sandbox.contract.wire import ExecutorLink
 from sandbox.mirror import Mirror
 from sandbox.runtime.engine import Engine
+from sandbox.runtime.image_build import BuildNetwork
 from sandbox.runtime.images import ensure_agent_image, ensure_repository_image
 from sandbox.workspace.provision import provision
 
@@ -19,8 +20,9 @@ log = logging.getLogger(__name__)
 class ImageResolver:
     """Resolves images to ids, each built once however many jobs ask at the same time."""
 
-    def __init__(self, engine: Engine, mirror: Mirror, link: ExecutorLink, scratch: Path) -> None:
-        """Build with `engine`; exports of base commits are made below `scratch`."""
+    def __init__(self, engine: Engine, mirror: Mirror, link: ExecutorLink, scratch: Path, network: BuildNetwork) -> None:
+        """Build with `engine`, reaching the network as `network` says; exports of base commits are made below `scratch`."""
+        self._network = network
         self._engine = engine
         self._mirror = mirror
         self._link = link
@@ -37,14 +39,14 @@ class ImageResolver:
         """
         async with self._building:
             if job.dockerfile_sha256 is None:
-                self._shipped = self._shipped or await ensure_agent_image(self._engine, _say)
+                self._shipped = self._shipped or await ensure_agent_image(self._engine, _say, self._network)
                 return self._shipped
             await self._mirror.import_base(job.base_commit, await self._link.get_blob(job.input_pack))
             with tempfile.TemporaryDirectory(dir=self._scratch) as context:
                 export = Path(context) / "export"
                 export.mkdir()
                 await provision(self._mirror, job.base_commit, export, uid=os.getuid(), gid=os.getgid())
-                return await ensure_repository_image(self._engine, export, job.dockerfile_sha256, _say)
+                return await ensure_repository_image(self._engine, export, job.dockerfile_sha256, _say, self._network)
 
 
 def _say(line: str) -> None:

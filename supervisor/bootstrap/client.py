@@ -27,13 +27,16 @@ ANSWER_S = 60.0
 FIRST_ANSWER_S = 30.0
 """How long a supervisor that is just starting may take to answer at all."""
 QUEUE_MAX = 10_000
+LOOK_S = 0.5
 
 
 class BusClient:
     """What a CLI asks, over the FLEET account."""
 
-    def __init__(self, fleet: FleetClient) -> None:
+    def __init__(self, fleet: FleetClient, stack_gone: Callable[[], str | None] = lambda: None) -> None:
+        """Speak over `fleet`; `stack_gone` says why the embedded stack is no more, None while it runs."""
         self._fleet = fleet
+        self._stack_gone = stack_gone
 
     async def submit(self, request: SubmitRequest) -> SubmitReply:
         """Open a run."""
@@ -58,7 +61,8 @@ class BusClient:
     async def follow(self, run_id: str) -> AsyncIterator[AnyEvent | Progress]:
         """Yield a run's events from the first, and between them what its attempts do; droppable progress is dropped when it piles up."""
         queue: asyncio.Queue[AnyEvent | Progress | BrokerError] = asyncio.Queue(QUEUE_MAX)
-        feeding = [asyncio.create_task(self._feed_events(run_id, queue)), asyncio.create_task(self._feed_progress(run_id, queue))]
+        feeds = (self._feed_events(run_id, queue), self._feed_progress(run_id, queue), self._feed_end(run_id, queue))
+        feeding = [asyncio.create_task(feed) for feed in feeds]
         try:
             while True:
                 item = await queue.get()
@@ -85,6 +89,14 @@ class BusClient:
                     queue.put_nowait(progress)
         except BrokerError:  # droppable: the events say when the broker is gone
             return
+
+    async def _feed_end(self, run_id: str, queue: asyncio.Queue[AnyEvent | Progress | BrokerError]) -> None:
+        """Say that there is nothing left to wait for when the stack is gone: a client would try to reconnect for ever."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            reason = self._stack_gone()
+            if reason is not None:
+                return await queue.put(BrokerError(f"{reason}; `andon resume {run_id}` goes on"))
 
     async def _ask(self, subject: str, request: BaseModel) -> bytes:
         return await self._patiently(lambda: self._fleet.request(subject, request.model_dump_json().encode(), timeout_s=ANSWER_S))
@@ -123,4 +135,4 @@ async def connect(config: Config, say: Say) -> AsyncIterator[BusClient]:
     async with stack.attached(config, state, dict(os.environ), say) as running:
         credentials = read_credentials(running.supervisor_credentials, SupervisorCredentials)
         async with NatsFleetClient.connect(credentials.model_copy(update={"url": running.nats_url})) as fleet:
-            yield BusClient(fleet)
+            yield BusClient(fleet, lambda: None if stack.read_stack(state) else f"the stack has stopped, see {state.root / 'stack.log'}")

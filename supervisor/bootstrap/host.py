@@ -1,9 +1,14 @@
 """What this host needs before a run, and the embedded stack by hand; a thin front of `sandbox.runtime` and `stack`."""
 
+import hashlib
 import os
+from pathlib import Path
 
+from sandbox.executor.slots import UID_BASE, private_directory
 from sandbox.runtime.docker import DockerRuntime
+from sandbox.runtime.image_build import BuildNetwork
 from sandbox.runtime.images import ensure_agent_image
+from sandbox.runtime.proof import prove_engine
 from supervisor import stack
 from supervisor.config import Config, StateDirectory
 from supervisor.stack import Say
@@ -13,15 +18,31 @@ async def ensure_host(config: Config, say: Say) -> None:
     """See to the container engine and the agent image; a fleet's hosts see to their own.
 
     Raises:
-        EngineError: There is no engine this user may use, or the image cannot be built.
+        EngineError: There is no engine this user may use, the image cannot be built, or a container cannot reach its directories.
     """
     if config.nats_url:
         return
-    runtime = await DockerRuntime.connect(config.docker_host)
+    runtime = await DockerRuntime.connect(config.docker_host, os.environ.get("DOCKER_CONTEXT"))
     try:
-        await ensure_agent_image(runtime.engine, say)
+        image = await ensure_agent_image(runtime.engine, say, BuildNetwork.from_environment(os.environ))
+        await _prove_once(runtime, image, StateDirectory.open(config.state_directory), say)
     finally:
         runtime.close()
+
+
+async def _prove_once(runtime: DockerRuntime, image: str, state: StateDirectory, say: Say) -> None:
+    """Start one container like a job's, once for each engine and image (DECISIONS G15)."""
+    facts = await runtime.facts()
+    key = hashlib.sha256(f"{facts.endpoint} {facts.version} {image}".encode()).hexdigest()[:16]
+    proven = state.root / "proven" / key
+    if proven.exists():
+        return
+    say(f"trying container engine {facts.version} with one container")
+    proven.parent.mkdir(mode=0o700, exist_ok=True)
+    sockets = private_directory(Path("/tmp") / f"andon-{os.getuid()}")  # noqa: S108 - short on purpose; owner and mode are checked
+    uid, gid = (UID_BASE, UID_BASE) if os.getuid() == 0 else (os.getuid(), os.getgid())
+    await prove_engine(runtime, image, instance=f"proof-{key}", state=state.root / "proven", sockets=sockets, uid=uid, gid=gid)
+    proven.touch(mode=0o600)
 
 
 async def up(config: Config, say: Say) -> str:
