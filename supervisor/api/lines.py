@@ -96,7 +96,12 @@ def _verdict(run: RunState, event: JobJudged) -> list[str]:
 
 
 def _finding(finding: Finding) -> str:
-    return f"{inert_line(finding.check)}: {inert_line(finding.told)}"
+    return f"{inert_line(finding.check)}: {inert_line(_first_line(finding.told))}"
+
+
+def _first_line(text: str) -> str:
+    """Return what fits into a line; the closing lines and the report have the rest."""
+    return next((line for line in text.splitlines() if line.strip()), "")
 
 
 def _of_landing(run: RunState, event: RunLanded | RunDelivered | DeliveryFailed) -> list[str]:
@@ -130,7 +135,7 @@ def _of_run(run: RunState, event: AnyEvent) -> list[str]:
             return [f"cannot go on{where}{_because(event.reason)}"]
         case RunFailed():
             where = f" at {event.stage}" if event.stage else ""
-            return [f"failed{where}{_because(event.reason)}"]
+            return [f"failed{where}{_because(_first_line(event.reason))}"]
         case RunCancelled():
             return ["cancelled" + _because(event.reason)]
         case _:

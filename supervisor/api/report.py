@@ -78,7 +78,9 @@ def next_steps(run: RunState, mirror: str | None = None) -> list[str]:
     if not is_over(run):
         return [f"andon status {run.run_id}"]
     stage = f" --stage {run.end_stage}" if any(job.stage == run.end_stage for job in run.jobs.values()) else ""
-    return [f"andon logs {run.run_id}{stage}", f"andon diff {run.run_id}   (what was written last)", *_look_at_salvage(run, mirror)]
+    wrote = any(job.kind == "agent" and job.commit not in {None, run.intent.base_commit} for job in run.jobs.values())
+    diff = [f"andon diff {run.run_id}   (what was written last)"] if wrote else []
+    return [f"andon logs {run.run_id}{stage}", *diff, *_look_at_salvage(run, mirror)]
 
 
 def _look_at_salvage(run: RunState, mirror: str | None) -> list[str]:
@@ -146,7 +148,9 @@ def _end_facts(run: RunState) -> list[str]:
         lines += _labelled("check", inert_line(run.end_check))
     finding = first_finding(run)
     if finding:
-        told = [line.rstrip()[:200] for line in inert(finding.told).splitlines() if line.strip()][:8]
+        # What is ready to paste (exit 2: the repository lacks something) is no use when it is cut.
+        chars_max, lines_max = (8_000, 200) if run.exit_code == ExitCode.USAGE else (200, 8)
+        told = [line.rstrip()[:chars_max] for line in inert(finding.told).splitlines() if line.strip()][:lines_max]
         lines += _labelled("finding", told or "without a word")
     reason = inert_line(run.end_reason, 400)
     if reason and not (finding and inert_line(finding.told, 400) == reason):

@@ -282,11 +282,11 @@ def board(run: RunState, progress: Mapping[str, Progress], now: float) -> list[B
         progress: The last progress of each job, by job id.
         now: Unix seconds, for what has no end yet.
     """
-    busy = [job for job in run.jobs.values() if not job.is_done]
+    is_parallel = not is_over(run) and sum(not job.is_done for job in run.jobs.values()) > 1
     rows = []
     for name in stages_in_order(run):
         job = run.latest(name)
-        rows.append(_row(run, job, progress.get(job.job_id), now, len(busy) > 1) if job else _row_before(run, name))
+        rows.append(_row(run, job, progress.get(job.job_id), now, is_parallel) if job else _row_before(run, name))
     return rows
 
 

@@ -61,10 +61,9 @@ def finish(config: Config, files: RunFiles, run: RunState, ending: Ending) -> in
     """Write the run's result and report, show how it ended and return the exit code."""
     # The embedded supervisor writes the same bytes; a fleet's supervisor has them on another host.
     result = files.write_result(run)
+    print_summary(config, files, run, err=ending.as_json)
     if ending.as_json:
         ending.print(result)
-    else:
-        print_summary(config, files, run)
     return exit_code(run)
 
 
@@ -73,12 +72,12 @@ def print_json(result: RunResult) -> None:
     click.echo(result.model_dump_json(indent=2))
 
 
-def print_summary(config: Config, files: RunFiles, run: RunState) -> None:
-    """Write the closing lines to stdout."""
+def print_summary(config: Config, files: RunFiles, run: RunState, *, err: bool = False) -> None:
+    """Write the closing lines to stdout, or to stderr when stdout is for the JSON object."""
     report = str(files.report_path) if files.report_path.exists() else None
     first, _, rest = summary(run, report, files.mirror).partition("\n")
-    click.echo("\n" + (first if config.no_color else click.style(first, fg=_STYLES.get(run.state), bold=True)))
-    click.echo(rest)
+    click.echo("\n" + (first if config.no_color else click.style(first, fg=_STYLES.get(run.state), bold=True)), err=err)
+    click.echo(rest, err=err)
 
 
 def current(files: RunFiles, run: RunState) -> RunResult:
