@@ -17,6 +17,8 @@ from tests.fakes.scripts.rate_limit import HAPPY
 
 RUN_S = 180
 CANARY = "sk-scripted-canary-7f3a9c51e2"
+_ONE_OBJECT = {"run", "resume", "status"}
+"""The verbs whose `--json` is the result object."""
 
 
 class Provider:
@@ -106,7 +108,7 @@ class Line:
             check=False,
         )
         finished = Finished(done.returncode, done.stdout, done.stderr)
-        if "--json" in arguments and done.stdout.strip():
+        if "--json" in arguments and arguments[0] in _ONE_OBJECT and done.stdout.strip():
             finished.result = json.loads(done.stdout)
         return finished
 
