@@ -53,10 +53,11 @@ class Person:
         )
 
     def owns(self, path: Path) -> None:
-        """Give everything below `path` to this person."""
+        """Give `path` and everything below it to this person."""
+        os.chown(path, self.uid, self.gid, follow_symlinks=False)
         for directory, directories, files in os.walk(os.fsencode(path)):
-            for each in [directory, *(os.path.join(directory, name) for name in directories + files)]:  # noqa: PTH118  # bytes
-                os.chown(each, self.uid, self.gid, follow_symlinks=False)
+            for each in directories + files:
+                os.chown(os.path.join(directory, each), self.uid, self.gid, follow_symlinks=False)  # noqa: PTH118  # bytes
 
 
 def the_tester(home: Path) -> Person:

@@ -20,7 +20,7 @@ from tests.e2e.watching import events_of, sandboxes, stack_pids
 from tests.fakes.repositories import TOPOLOGIES, everything_in, run_git, sample_repository
 from tests.fakes.scripts.any_repository import ANY_REPOSITORY, CREATED, FEATURE, MODIFIED, PIPELINE, REQUEST
 from tests.leaks import mounts_below, settled
-from tests.servers.engines import TestEngine
+from tests.servers.engines import Engines, TestEngine
 
 pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.timeout(900)]
 
@@ -45,6 +45,9 @@ CELLS = [
 COMMON_DIR = {"everything": "repository/.git", "linked_worktree": "repository/.git", "bare": "bare.git", "shallow": "shallow/.git"}
 NO_QUOTA = "no quota mount without root: the workspace is a plain directory"
 
+STRICT = ("/bin/sh", "-c", 'umask 077; exec "$@"', "sh")
+"""Hardened machines log people in like this; the cells of the current engine do."""
+
 Lines = Callable[[Person, TestEngine], Line]
 
 
@@ -58,8 +61,8 @@ def person(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
-def lines(provider: Provider) -> Iterator[Lines]:
-    """One stack for each person and engine, kept up; at the end each is told to go, and is gone."""
+def lines(provider: Provider, member: Person, engines: Engines) -> Iterator[Lines]:
+    """One stack for each person and engine, kept up; at the end each is told to go, before its person and engine, and is gone."""
     up: dict[tuple[int, str], tuple[Person, Line]] = {}
 
     def line_of(person: Person, engine: TestEngine) -> Line:
@@ -69,7 +72,8 @@ def lines(provider: Provider) -> Iterator[Lines]:
             home.mkdir(mode=0o700)
             person.owns(home)
             environment = {"DOCKER_HOST": engine.url, "PATH": os.environ["PATH"], **(person.environment or {}), "HOME": str(home)}
-            up[key] = person, Line(home, {**environment, **provider.server.environment()}, person.andon)
+            command = (*(STRICT if engine.name == "current" else ()), *person.andon)
+            up[key] = person, Line(home, {**environment, **provider.server.environment()}, command)
             started = up[key][1].andon("up", timeout_s=900)
             assert started.exit_code == 0, started.stderr
         return up[key][1]
@@ -162,6 +166,7 @@ def test_the_work_lands_and_everything_else_stays(
     repository = sample_repository(place, kind)
     person.owns(place)
     (line.home / "short.yaml").write_text(PIPELINE)
+    person.owns(line.home / "short.yaml")
     before = everything_in(place)
     provider.says(ANY_REPOSITORY)
 
