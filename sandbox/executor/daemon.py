@@ -24,6 +24,8 @@ HEARTBEAT_EVERY_S = 5.0
 BROKER_BACKOFF_S = 1.0
 CLAIM_RETRY_S = 2.0
 CLAIM_TRIES_MAX = 20
+STOP_DELIVERY_S = 5.0
+"""How long an executor that is stopped at once tries to deliver what it has."""
 
 
 class Daemon:
@@ -34,13 +36,15 @@ class Daemon:
         self._outbox = Outbox(host.config.state / "results")
         self._running: dict[str, Cancel] = {}
         self._draining = asyncio.Event()
+        self._stops_at: float | None = None
 
     def drain(self) -> None:
         """Take no new job; `run` returns when the running ones are done."""
         self._draining.set()
 
     def cancel_all(self, reason: str) -> None:
-        """End every running attempt soon; their work is sealed and reported."""
+        """End every running attempt soon; their work is sealed and reported, or left on disk for the next process."""
+        self._stops_at = time.monotonic() + STOP_DELIVERY_S
         self.drain()
         for cancel in self._running.values():
             cancel.ask(reason)
@@ -89,7 +93,7 @@ class Daemon:
 
     async def _take(self, slot: Slot, delivery: Delivery) -> None:
         job_id = delivery.job.job_id
-        if job_id in self._running:
+        if self._runs_here(job_id):
             # Our own job again, after a cut longer than its lease: a claim would void the attempt that is running here.
             await asyncio.sleep(BROKER_BACKOFF_S)
             return
@@ -113,6 +117,9 @@ class Daemon:
         # Ack after the result is stored: a crash in between costs a duplicate attempt, the other order costs the result.
         await self._acknowledge(delivery.ack_subject)
 
+    def _runs_here(self, job_id: str) -> bool:
+        return job_id in self._running
+
     async def _claim(self, delivery: Delivery) -> ClaimReply | None:
         """Ask for the attempt, keeping the delivery alive while the supervisor is away; None when it stays away."""
         request = ClaimRequest(executor=self._host.config.name, job_id=delivery.job.job_id, ack_subject=delivery.ack_subject)
@@ -128,12 +135,14 @@ class Daemon:
         return None
 
     async def _deliver(self, result: AttemptResult) -> None:
-        """Publish until it is stored; a broker that is away is waited for, the file on disk outlives this process."""
+        """Publish until it is stored; a broker that is away is waited for, unless we are told to stop: the file outlives us."""
         while True:
             try:
                 await self._host.link.publish_result(result)
                 break
             except BrokerError:
+                if self._stops_at is not None and time.monotonic() > self._stops_at:
+                    return
                 await asyncio.sleep(BROKER_BACKOFF_S)
         await self._outbox.drop(result)
 
