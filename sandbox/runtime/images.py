@@ -200,7 +200,8 @@ def _pull(engine: Engine) -> str | None:
 def _bootstrap(rootfs: Path, refusal: str) -> None:
     script = _recipes() / "base" / "debootstrap.sh"
     try:
-        done = subprocess.run(["/bin/sh", str(script), str(rootfs)], capture_output=True, timeout=_BOOTSTRAP_S, check=False)
+        # The caller's umask would go into what the script makes in the image.
+        done = subprocess.run(["/bin/sh", str(script), str(rootfs)], capture_output=True, timeout=_BOOTSTRAP_S, check=False, umask=0o022)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineError(f"cannot build the base image: {error}") from error
     if done.returncode != 0:
