@@ -93,7 +93,7 @@ class Daemon:
 
     async def _take(self, slot: Slot, delivery: Delivery) -> None:
         job_id = delivery.job.job_id
-        if self._runs_here(job_id):
+        if job_id in self._running:
             # Our own job again, after a cut longer than its lease: a claim would void the attempt that is running here.
             await asyncio.sleep(BROKER_BACKOFF_S)
             return
@@ -116,9 +116,6 @@ class Daemon:
         await self._deliver(result)
         # Ack after the result is stored: a crash in between costs a duplicate attempt, the other order costs the result.
         await self._acknowledge(delivery.ack_subject)
-
-    def _runs_here(self, job_id: str) -> bool:
-        return job_id in self._running
 
     async def _claim(self, delivery: Delivery) -> ClaimReply | None:
         """Ask for the attempt, keeping the delivery alive while the supervisor is away; None when it stays away."""

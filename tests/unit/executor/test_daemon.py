@@ -4,13 +4,10 @@ import asyncio
 from pathlib import Path
 from typing import Any, cast
 
-import pytest
-
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.result import AttemptResult
-from sandbox.executor import daemon as daemon_module
 from sandbox.executor.config import Host
-from sandbox.executor.daemon import Daemon
+from sandbox.executor.daemon import STOP_DELIVERY_S, Daemon
 from tests.fakes.wire_data import a_result
 
 
@@ -60,16 +57,6 @@ async def test_told_to_stop_it_leaves_the_result_on_disk_for_the_next_process(tm
     await daemon._outbox.keep(a_result())
 
     daemon.cancel_all("stopping")
-    await asyncio.wait_for(daemon._deliver(a_result()), daemon_module.STOP_DELIVERY_S + 3)
+    await asyncio.wait_for(daemon._deliver(a_result()), STOP_DELIVERY_S + 3)
 
     assert await daemon._outbox.left() == [a_result()]
-
-
-@pytest.mark.parametrize("held", [True, False])
-async def test_a_redelivered_job_that_runs_here_is_not_claimed_again(tmp_path: Path, held: bool):
-    """A claim would void the attempt that is running."""
-    daemon = a_daemon(Away(), tmp_path)
-    if held:
-        daemon._running["0123456789-spec-1"] = daemon_module.Cancel()
-
-    assert daemon._runs_here("0123456789-spec-1") is held
