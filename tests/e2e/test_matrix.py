@@ -158,13 +158,14 @@ def test_every_pair_of_values_is_in_the_default_suite():
 
 @pytest.mark.parametrize("kind,person,engine", CELLS, indirect=["person", "engine"])  # noqa: PT006  # read by our conftest
 def test_the_work_lands_and_everything_else_stays(
-    kind: str, person: Person, engine: TestEngine, agent_image: str, lines: Lines, provider: Provider
+    kind: str, person: Person, engine: TestEngine, agent_image: str, lines: Lines, provider: Provider, member: Person
 ):
-    """A repository of this shape, worked on by this person with this engine."""
+    """A repository of this shape, worked on by this person with this engine; root with Debian's engine works on somebody else's."""
     line = lines(person, engine)
-    place = line.home / kind
+    owner = member if engine.name == "debian" else person
+    place = owner.home / f"{kind}-on-{engine.name}-for-{person.uid}"
     repository = sample_repository(place, kind)
-    person.owns(place)
+    owner.owns(place)
     (line.home / "short.yaml").write_text(PIPELINE)
     person.owns(line.home / "short.yaml")
     before = everything_in(place)
@@ -179,7 +180,7 @@ def test_the_work_lands_and_everything_else_stays(
     the_agent_saw_a_clean_checkout(provider)
     only_a_branch_was_added(before, everything_in(place), COMMON_DIR[kind])
     the_landed_tree_is_the_base_and_the_work(place, place / COMMON_DIR[kind], done.result)
-    assert foreign_entries(place, person) == []
+    assert foreign_entries(place, owner) == []
     what_is_missing_is_said(line, person, done)
     nothing_runs_or_lies_about(line, person)
 
