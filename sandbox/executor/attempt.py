@@ -13,6 +13,7 @@ from sandbox.executor.config import Host
 from sandbox.executor.ending import Cancel, Ending, watch
 from sandbox.executor.inputs import prepared
 from sandbox.executor.outputs import collect
+from sandbox.executor.rescue import remembered
 from sandbox.executor.sandboxed import assignment_for, gateway, held_lease, running_sandbox
 from sandbox.executor.slots import Slot
 
@@ -34,6 +35,7 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
                 async with (
                     running_sandbox(host, job, slot, image, account) as box,
                     held_lease(host, delivery, grant, box, session) as lease,
+                    remembered(slot, delivery, grant, inputs.manifest, box),
                     account.reporting(session),
                 ):
                     account.started(box, image, inputs.missing)

@@ -7,14 +7,15 @@ import asyncio
 import logging
 import time
 
-from sandbox.contract.errors import BrokerError
+from sandbox.contract.errors import AndonError, BrokerError
 from sandbox.contract.result import AttemptResult
 from sandbox.contract.wire import ClaimReply, ClaimRequest, Control, Delivery, Heartbeat
 from sandbox.executor.attempt import run_attempt
 from sandbox.executor.config import Host
 from sandbox.executor.ending import Cancel
-from sandbox.executor.janitor import sweep
+from sandbox.executor.janitor import clean, remove_containers
 from sandbox.executor.outbox import Outbox
+from sandbox.executor.rescue import SlotLease, left_in, rescued
 from sandbox.executor.slots import Slot
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Work until drained."""
-        for line in await sweep(self._host):
-            log.info("janitor.removed", extra={"what": line})
-        for result in await self._outbox.left():
-            await self._deliver(result)
+        await self._put_in_order()
         async with asyncio.TaskGroup() as background:
             aside = [background.create_task(self._beat()), background.create_task(self._listen())]
             async with asyncio.TaskGroup() as workers:
@@ -62,6 +60,33 @@ class Daemon:
                     workers.create_task(self._work())
             for task in aside:
                 task.cancel()
+
+    async def _put_in_order(self) -> None:
+        """Remove what a process before this one left behind, its work not before it is stored, and deliver its results."""
+        removed = await remove_containers(self._host)
+        over: list[str] = []
+        for slot in self._host.slots.slots:
+            lease = left_in(slot)
+            if lease is not None and await self._rescue(slot, lease):
+                over.append(lease.delivery.ack_subject)
+            removed += await clean(slot)
+        for line in removed:
+            log.info("janitor.removed", extra={"what": line})
+        for result in await self._outbox.left():
+            await self._deliver(result)
+        for ack_subject in over:
+            await self._acknowledge(ack_subject)
+
+    async def _rescue(self, slot: Slot, lease: SlotLease) -> bool:
+        """Keep the result of an attempt that was cut off; return whether there is one."""
+        try:
+            await self._outbox.keep(await rescued(self._host, slot, lease))
+        except BrokerError:  # the slot is not cleaned, so that the next start finds the work
+            raise
+        except AndonError as error:  # it can never be sealed: a slot that is stuck for ever would help nobody
+            log.warning("work.not_salvaged", extra={"job_id": lease.delivery.job.job_id, "reason": str(error)})
+            return False
+        return True
 
     async def _work(self) -> None:
         async with self._host.slots.take() as slot:

@@ -9,12 +9,14 @@ from sandbox.workspace.quota import release_filesystem
 from sandbox.workspace.removal import remove_tree
 
 
-async def sweep(host: Host) -> list[str]:
-    """Clean every slot this executor holds; call it before the first job. Returns one line for each thing removed."""
-    removed = [f"container {container[:12]}" for container in await host.runtime.sweep(host.instance, keep=set())]
-    for slot in host.slots.slots:
-        removed += await asyncio.to_thread(_clean, slot)
-    return removed
+async def remove_containers(host: Host) -> list[str]:
+    """Remove every container of this executor's instance; call it before the first job. Returns one line for each."""
+    return [f"container {container[:12]}" for container in await host.runtime.sweep(host.instance, keep=set())]
+
+
+async def clean(slot: Slot) -> list[str]:
+    """Empty a slot whose container is gone and whose work is not wanted any more. Returns one line for each thing removed."""
+    return await asyncio.to_thread(_clean, slot)
 
 
 def _clean(slot: Slot) -> list[str]:

@@ -20,6 +20,7 @@ from sandbox.executor.inputs import Inputs
 from sandbox.executor.slots import Slot
 from sandbox.gateway.session import Session
 from sandbox.runtime.container_spec import Sandbox
+from sandbox.workspace.provision import Manifest
 from sandbox.workspace.seal import seal
 
 REPORT_BYTES_MAX = 16 << 20
@@ -53,7 +54,7 @@ class Shelf:
 async def collect(host: Host, job: JobSpec, attempt: int, slot: Slot, inputs: Inputs, box: Sandbox, session: Session) -> Outputs:
     """Seal the tree, read the reports, keep the log; call it only when the container is dead."""
     shelf = Shelf(host, job, attempt)
-    work = await _sealed(host, job, slot, inputs, shelf) if job.kind == "agent" else Outputs()
+    work = await sealed(host, job, slot, inputs.manifest, shelf) if job.kind == "agent" else Outputs()
     log = await box.log()
     recording = session.recording() if job.record and job.kind == "agent" else b""
     return Outputs(
@@ -67,22 +68,27 @@ async def collect(host: Host, job: JobSpec, attempt: int, slot: Slot, inputs: In
     )
 
 
-async def _sealed(host: Host, job: JobSpec, slot: Slot, inputs: Inputs, shelf: Shelf) -> Outputs:
+async def sealed(host: Host, job: JobSpec, slot: Slot, manifest: Manifest, shelf: Shelf) -> Outputs:
+    """Commit the workspace of a dead container and store the git bundle; a tree that is refused is a finding.
+
+    Raises:
+        BrokerError: The object store does not answer.
+    """
     try:
-        sealed = await seal(host.mirror, inputs.manifest, slot.workspace, message=f"andon: {job.job_id}")
+        work = await seal(host.mirror, manifest, slot.workspace, message=f"andon: {job.job_id}")
     except Rejected as refused:
         return Outputs(findings=(Finding(check="tree", message=str(refused)[:8_000]),))
-    if sealed.commit is None:
-        return Outputs(dropped=sealed.dropped)
-    outside = offending_paths((change.path for change in sealed.changes), job.scope)
-    bundle = await host.mirror.bundle_of(sealed.commit, job.base_commit)
+    if work.commit is None:
+        return Outputs(dropped=work.dropped)
+    outside = offending_paths((change.path for change in work.changes), job.scope)
+    bundle = await host.mirror.bundle_of(work.commit, job.base_commit)
     return Outputs(
-        commit=sealed.commit,
+        commit=work.commit,
         git_bundle=await shelf.put("work.bundle", bundle),
         findings=tuple(
             Finding(check="write-scope", message=f"stage {job.stage} may not write {path}", path=path) for path in outside[:100]
         ),
-        dropped=sealed.dropped,
+        dropped=work.dropped,
     )
 
 

@@ -195,17 +195,22 @@ def test_the_run_outlives_its_command_and_its_supervisor(line: Line, provider: P
 
 
 def test_the_run_outlives_its_executor(line: Line, provider: Provider, repository: Path, arguments: list[str]):
-    """kill -9 of the executor: its containers are swept by the next one, the attempts are lost and made again; it lands once."""
+    """kill -9 of the executor: the next one salvages what the agent wrote, removes the container, and makes the attempt again."""
+    provider.says(STALLS_ONCE)
+
     with going(line, *arguments) as run:
-        run.wait_event("attempt_started", job_id=f"{run.run_id}-test-1")
+        box = stalled(run, provider)
         old = stack_pids(line)["executor"]
         os.kill(old, signal.SIGKILL)
         done = run.end()
 
     assert done.exit_code == 0, done.stderr
-    outcomes = [attempt["outcome"] for stage in done.result["stages"] for attempt in stage["attempts"]]
-    assert "lost" in outcomes
+    first, second = done.stage("implement")["attempts"]
+    assert (first["outcome"], first["container_id"]) == ("lost", box["Id"])
+    assert second["outcome"] == "submitted"
     assert stack_pids(line)["executor"] != old
+    commit = salvaged(line, run.run_id)[f"refs/andon/salvage/{run.run_id}/implement-1-1"]
+    assert "def check" in file_in_mirror(line, commit, MODULE)
     landed_once(line, run.run_id, repository)
     assert sandboxes(line) == []
 
