@@ -378,4 +378,5 @@ def _waits_for(run: RunState, stages: Sequence[str]) -> str:
         is_given = run.intent.given_spec is not None and any(each.name == name and each.role == "spec" for each in run.pipeline.stages)
         if not is_given and (job is None or job.verdict != "pass"):
             open_stages.append(name)
-    return f"after {', '.join(open_stages)}" if open_stages else ""
+    beside = [] if open_stages or is_over(run) else [job.stage for job in run.jobs.values() if not job.is_done]  # such as the red-check
+    return f"after {', '.join(open_stages or dict.fromkeys(beside))}" if open_stages or beside else ""
