@@ -4,7 +4,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ class SeenSpan:
     attributes: dict[str, Any]
     links: tuple[str, ...]
     """Span ids."""
+
+    def without_parent(self) -> "SeenSpan":
+        """Return it as the root of a part of its trace."""
+        return replace(self, parent_id="")
 
 
 @dataclass(frozen=True)
