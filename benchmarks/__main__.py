@@ -1,16 +1,26 @@
-"""`make bench`: every figure beside its goal; ends with 1 when one is beyond it."""
+"""`make bench`: every figure beside its goal; ends with 1 when one is beyond it. `python -m benchmarks NAME…` measures some."""
 
 import sys
 
-from benchmarks import cold_start, command_line
+from benchmarks import cold_start, command_line, gateway_delay, stack_at_rest, worktree
 
-MEASURES = (command_line.measure, cold_start.measure)
+MEASURES = {
+    "command": command_line.measure,
+    "worktree": worktree.measure,
+    "gateway": gateway_delay.measure,
+    "cold-start": cold_start.measure,
+    "stack": stack_at_rest.measure,
+}
 
 
-def _main() -> int:
+def _main(names: list[str]) -> int:
+    unknown = set(names) - set(MEASURES)
+    if unknown:
+        print(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
+        return 2
     figures = []
-    for measure in MEASURES:
-        for figure in measure():
+    for name in names or MEASURES:
+        for figure in MEASURES[name]():
             figures.append(figure)
             print(figure.line(), flush=True)
     over = [figure.name for figure in figures if not figure.is_within]
@@ -19,4 +29,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(_main(sys.argv[1:]))

@@ -1,0 +1,106 @@
+"""One executor's collaborators around a real engine, mirror and slot, and a bus in memory: what the benchmarks run attempts on."""
+
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sandbox.contract.blob import BlobRef
+from sandbox.contract.ids import attempt_path, job_id, run_id, span_id, trace_id
+from sandbox.contract.job import Check, JobSpec
+from sandbox.contract.result import AttemptResult
+from sandbox.contract.wire import ClaimReply, Delivery
+from sandbox.executor.attempt import run_attempt
+from sandbox.executor.config import ExecutorConfig, Host
+from sandbox.executor.ending import Cancel
+from sandbox.executor.images_of import ImageResolver
+from sandbox.executor.slots import SlotPool
+from sandbox.mirror import Mirror
+from sandbox.runtime.docker import DockerRuntime
+from sandbox.runtime.image_build import DIRECT
+from sandbox.telemetry import Spans
+from supervisor.delivery import snapshot
+from supervisor.demo import create_sample_repository
+from tests.fakes.memory_bus import MemoryBroker, MemoryExecutorLink, MemorySupervisorLink
+
+_NAME = "bench"
+
+
+class AnExecutor:
+    """Runs attempts at the sample repository, one after the other."""
+
+    def __init__(self, host: Host, job: JobSpec) -> None:
+        self._host = host
+        self._job = job
+
+    async def attempt(self) -> AttemptResult:
+        """Run one attempt of a job that does nothing, from its claim to its result."""
+        fields = self._job.model_dump() | {"run_id": (run := run_id(time.time_ns() // 1_000_000, os.urandom(2)))}
+        job = JobSpec.model_validate(fields | {"job_id": job_id(run, self._job.stage, 1)})
+        parent = span_id(attempt_path(run, job.stage, 1, 1))
+        grant = ClaimReply(
+            decision="granted", attempt=1, token="bench", traceparent=f"00-{trace_id(run)}-{parent}-01", wall_left_s=job.limits.wall_s
+        )
+        delivery = Delivery(job=job, ack_subject="$JS.ACK.JOBS.default.1.1.1.1.0", published_at=time.time())
+        async with self._host.slots.take() as slot:
+            return await run_attempt(self._host, slot, delivery, grant, Cancel())
+
+
+@asynccontextmanager
+async def an_executor(docker_url: str) -> AsyncIterator[AnExecutor]:
+    """Set one up on an engine that has the agent image, at work on the sample repository."""
+    # Short: a socket's path has at most 60 bytes here.
+    with tempfile.TemporaryDirectory(prefix="andon-bench-", dir="/tmp") as scratch:
+        top, broker = Path(scratch), MemoryBroker()
+        await create_sample_repository(top / "notes")
+        taken = await snapshot(top / "notes", None)
+        config = ExecutorConfig(
+            name=_NAME, state=top / "state", sockets=top / "s", uid_locks=Path("/run/lock/andon") if os.getuid() == 0 else None, slots=1
+        )
+        config.sockets.mkdir(mode=0o711)
+        runtime = await DockerRuntime.connect(docker_url)
+        slots = SlotPool.lease(1, state=config.state, sockets=config.sockets, locks=config.uid_locks)
+        try:
+            async with MemorySupervisorLink.connect(broker) as supervisor, MemoryExecutorLink.connect(broker, _NAME) as link:
+                mirror = await Mirror.open(config.state / "mirror.git")
+                pack = await supervisor.put_blob("base", taken.pack)
+                yield AnExecutor(_host(config, link, mirror, runtime, slots), _job(taken.commit, pack))
+        finally:
+            slots.close()
+            runtime.close()
+
+
+def _host(config: ExecutorConfig, link: MemoryExecutorLink, mirror: Mirror, runtime: DockerRuntime, slots: SlotPool) -> Host:
+    return Host(
+        config=config,
+        link=link,
+        mirror=mirror,
+        runtime=runtime,
+        upstream=None,
+        slots=slots,
+        image_of=ImageResolver(runtime.engine, mirror, link, config.state, DIRECT).of,
+        exec_spans=Spans("andon-exec", "bench"),
+        gateway_spans=Spans("andon-gw", "bench"),
+        agent_spans=Spans("andon-agent", "bench"),
+        instance=f"bench-{os.getpid()}",
+        missing=(),
+        tool_environment={},
+    )
+
+
+def _job(commit: str, pack: BlobRef) -> JobSpec:
+    run = "0000000000"
+    return JobSpec(
+        job_id=job_id(run, "validate", 1),
+        run_id=run,
+        feature="bench",
+        stage="validate",
+        role="validate",
+        round=1,
+        kind="checks",
+        base_commit=commit,
+        input_pack=pack,
+        checks=(Check(name="nothing", argv=("true",)),),
+    )
