@@ -43,7 +43,7 @@ class RunTrace:
         """Take one event, `run` being the state after it."""
         match event:
             case RunAccepted():
-                self._instant(run, f"RUN {run.pipeline.name} (started)", event, _identity(run))
+                self._instant(run, f"RUN {run.pipeline.name} (started)", event, _identity(run), Context.parse(event.traceparent_of_caller))
             case RunResumed():
                 self._instant(run, f"RUN {run.pipeline.name} (resumed)", event, _identity(run))
             case AttemptEnded() if run.state in FINAL or run.state == "parked" or not _awaits_judgement(run, event):
@@ -65,13 +65,14 @@ class RunTrace:
         for payload in self._spans.drain(run.trace_id):
             self._store(run.run_id, payload)
 
-    def _instant(self, run: RunState, name: str, event: AnyEvent, attributes: dict[str, Attribute]) -> None:
+    def _instant(self, run: RunState, name: str, event: AnyEvent, attributes: dict[str, Attribute], link: Context | None = None) -> None:
         span = self._spans.start(
             name,
             trace_id=run.trace_id,
             parent=span_id(run.run_id),
             span_id=span_id(f"{run.run_id}#{event.seq}"),
             start=event.at,
+            links=(link,) if link else (),
             attributes=attributes,
         )
         span.end(event.at)

@@ -139,3 +139,14 @@ def test_a_resumed_run_says_so_and_keeps_its_root():
     assert whole.faults() == []
     assert whole.roots[0].start == parked.log[0].at
     assert len(whole.named("RUN feature (resumed)")) == 1
+
+
+def test_a_callers_own_trace_is_linked_and_does_not_take_the_run_over():
+    """A run started from a traced build is found from there; its root stays a root."""
+    log = happy()
+    accepted = log[0].model_copy(update={"traceparent_of_caller": f"00-{'a' * 32}-{'b' * 16}-01"})
+
+    trace = told([accepted, *log[1:]])
+
+    assert trace.faults() == []
+    assert trace.named("RUN feature (started)")[0].links == ("b" * 16,)
