@@ -198,7 +198,7 @@ def what_is_missing_is_said(line: Line, person: Person, done: Finished) -> None:
     ended = [event for event in events_of(line, done.result["run_id"]) if event["type"] == "attempt_ended"]
     doctor = line.andon("doctor")
     assert doctor.exit_code == 0, doctor.stdout
-    assert len(ended) == 4
+    assert [event["outcome"] for event in ended] == ["submitted"] * 4, [event["reason"] for event in ended]
     for lacking in (NO_UID_OF_ITS_OWN, NO_QUOTA):
         assert {lacking in event["missing"] for event in ended} == {person.uid != 0}
     for words in ("no uid per slot", "no quota mount"):

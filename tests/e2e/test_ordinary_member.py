@@ -16,6 +16,8 @@ from tests.fakes.scripts.any_repository import ANY_REPOSITORY, FEATURE, PIPELINE
 
 pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.timeout(900)]
 
+ON_THE_DEFAULT_ENGINE = pytest.mark.parametrize("engine", ["default"], indirect=True)
+
 
 @pytest.fixture(autouse=True)
 def _leaves_no_process(member: Person):
@@ -32,6 +34,7 @@ def test_the_member_is_not_root_in_disguise(member: Person):
     assert member.calls("touch", str(Path(__file__).parent / "mine")).returncode != 0
 
 
+@ON_THE_DEFAULT_ENGINE
 def test_make_run_lands_the_sample_without_a_key(member: Person, agent_image: str):
     """The main command of the README: a replay, said to be one, through the same containers, to a commit on a branch."""
     done = member.calls("make", "run", f"FEATURE={SAMPLE_REQUEST}")
@@ -44,6 +47,7 @@ def test_make_run_lands_the_sample_without_a_key(member: Person, agent_image: st
     assert sample.stat().st_uid == member.uid
 
 
+@ON_THE_DEFAULT_ENGINE
 def test_any_other_request_without_a_key_is_one_line_and_two(member: Person, agent_image: str):
     """It costs nothing, starts nothing, and says what to do; `make` passes the text on whatever is in it."""
     done = member.calls("make", "run", "FEATURE=$HOME `id` \"quoted\" 'too' # ; $(shell id)\nand a second line")
@@ -53,6 +57,7 @@ def test_any_other_request_without_a_key_is_one_line_and_two(member: Person, age
     assert "Traceback" not in done.stderr
 
 
+@ON_THE_DEFAULT_ENGINE
 def test_a_repository_brings_its_own_image(member: Person, provider: Provider, agent_image: str):
     """`.andon/Dockerfile` of the base commit, trusted by --yes, is built and used by a user who owns no uid but one."""
     place = member.home / "own-image"
