@@ -65,7 +65,7 @@ class Daemon:
         """Remove what a process before this one left behind, its work not before it is stored, and deliver its results."""
         removed = await remove_containers(self._host)
         over: list[str] = []
-        for slot in self._host.slots.slots:
+        for slot in (*self._host.slots.slots, *self._host.slots.left_over):
             lease = left_in(slot)
             if lease is not None and await self._rescue(slot, lease):
                 over.append(lease.delivery.ack_subject)

@@ -76,9 +76,11 @@ def private_directory(path: Path) -> Path:
 class SlotPool:
     """The slots of one executor; held locks free themselves when the process dies."""
 
-    def __init__(self, slots: list[Slot], locks: list[int]) -> None:
+    def __init__(self, slots: list[Slot], locks: list[int], left_over: list[Slot]) -> None:
         self._locks = locks
         self.slots = tuple(slots)
+        self.left_over = tuple(left_over)
+        """Slots of an earlier process in the same state directory whose numbers this one did not get: to be cleaned, not used."""
         self._free: asyncio.Queue[Slot] = asyncio.Queue(maxsize=len(slots))
         for slot in slots:
             self._free.put_nowait(slot)
@@ -110,7 +112,9 @@ class SlotPool:
             slots.append(_make(number, state, sockets, with_uid=locks is not None))
         if len(slots) < count:
             raise UsageError(f"only {len(slots)} of {count} slots are free in {directory}; stop another executor or ask for fewer")
-        return cls(slots, held)
+        names = [path.name for path in (state / "slots").iterdir() if path.name.isascii() and path.name.isdigit()]
+        others = {int(name) for name in names} - {slot.number for slot in slots}
+        return cls(slots, held, [_slot(number, state, sockets, with_uid=locks is not None) for number in sorted(others)])
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Slot]:
@@ -123,17 +127,23 @@ class SlotPool:
 
     def close(self) -> None:
         """Give the numbers back and remove the socket directories, which hold nothing once no session is open."""
-        for slot in self.slots:
+        for slot in (*self.left_over, *self.slots):
             with contextlib.suppress(OSError):
                 slot.sockets.rmdir()
+        for slot in self.slots[:1]:
+            with contextlib.suppress(OSError):
                 slot.sockets.parent.rmdir()
         for lock in self._locks:
             os.close(lock)
         self._locks = []
 
 
+def _slot(number: int, state: Path, sockets: Path, *, with_uid: bool) -> Slot:
+    return Slot(number, UID_BASE + number if with_uid else None, state / "slots" / str(number), sockets / str(number))
+
+
 def _make(number: int, state: Path, sockets: Path, *, with_uid: bool) -> Slot:
-    slot = Slot(number, UID_BASE + number if with_uid else None, state / "slots" / str(number), sockets / str(number))
+    slot = _slot(number, state, sockets, with_uid=with_uid)
     path = slot.sockets / "gateway.sock"
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise UsageError(f"socket path {path} is longer than {SOCKET_PATH_BYTES_MAX} bytes; use a shorter socket directory")

@@ -1,6 +1,7 @@
 """Slots: numbers leased by flock, socket paths that fit, and uids that no two executors share."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,20 @@ async def test_a_slot_serves_one_attempt_at_a_time(tmp_path: Path):
 
     assert (await waiting).number == 0
     pool.close()
+
+
+def test_the_slots_of_an_earlier_process_are_left_over_when_others_took_its_numbers(tmp_path: Path):
+    """After a kill the next process may get other numbers: what lies in the old ones still has to be salvaged and cleaned."""
+    sockets, locks = Path("/tmp") / f"left-{os.getpid()}", tmp_path / "locks"
+    killed = SlotPool.lease(2, state=tmp_path / "a", sockets=sockets, locks=locks)
+    for descriptor in killed._locks:
+        os.close(descriptor)
+    neighbour = SlotPool.lease(1, state=tmp_path / "b", sockets=sockets / "n", locks=locks)
+
+    again = SlotPool.lease(2, state=tmp_path / "a", sockets=sockets, locks=locks)
+
+    assert [slot.number for slot in again.slots] == [1, 2]
+    assert [(slot.number, slot.home) for slot in again.left_over] == [(0, tmp_path / "a" / "slots" / "0")]
+    for pool in (neighbour, again):
+        pool.close()
+    assert not sockets.exists()
