@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sandbox.executor.slots import UID_BASE, private_directory
 from sandbox.runtime.docker import DockerRuntime
@@ -41,7 +42,9 @@ async def _prove_once(runtime: DockerRuntime, image: str, state: StateDirectory,
     proven.parent.mkdir(mode=0o700, exist_ok=True)
     sockets = private_directory(Path("/tmp") / f"andon-{os.getuid()}")  # noqa: S108 - short on purpose; owner and mode are checked
     uid, gid = (UID_BASE, UID_BASE) if os.getuid() == 0 else (os.getuid(), os.getgid())
-    await prove_engine(runtime, image, instance=f"proof-{key}", state=state.root / "proven", sockets=sockets, uid=uid, gid=gid)
+    # Directories of this process alone: two first runs may begin at once, of one state directory or of two.
+    with TemporaryDirectory(dir=proven.parent) as slot, TemporaryDirectory(dir=sockets, prefix="p") as socket:
+        await prove_engine(runtime, image, instance=f"proof-{os.getpid()}", state=Path(slot), sockets=Path(socket), uid=uid, gid=gid)
     proven.touch(mode=0o600)
 
 
