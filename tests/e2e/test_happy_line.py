@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 from supervisor.demo import SAMPLE_FEATURE, SAMPLE_REQUEST
@@ -185,6 +186,28 @@ def test_no_container_knew_the_key_or_had_a_network(landed: Landed):
         assert CANARY not in str(facts)
         assert "ANTHROPIC" not in str(facts["Config"]["Env"])
         assert facts["HostConfig"]["NetworkMode"] == "none"
+
+
+def test_no_layer_of_an_image_holds_the_key(landed: Landed):
+    """What `docker save` gives of every image a job ran in; the control: a word of our own program is found in the same bytes."""
+    images = {str(facts["Image"]) for facts in landed.seen.values()}
+    client = docker.APIClient()
+
+    try:
+        for image in images:
+            assert not holds(client.get_image(image), CANARY.encode())
+            assert holds(client.get_image(image), b"sandbox.inside")
+    finally:
+        client.close()
+
+
+def holds(chunks: Iterable[bytes], needle: bytes) -> bool:
+    """Return whether a stream of bytes holds `needle`, also across two chunks."""
+    tail, found = b"", False
+    for chunk in chunks:
+        found = found or needle in tail + chunk
+        tail = chunk[-len(needle) :]
+    return found
 
 
 def test_the_report_and_the_trace_are_where_the_result_says(landed: Landed):
