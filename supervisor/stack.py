@@ -21,6 +21,7 @@ from pathlib import Path
 
 from sandbox.contract.credentials import FILE_SUFFIX, write_credentials
 from sandbox.contract.model import Frozen
+from sandbox.contract.release import RELEASE
 from sandbox.log import log_to_stderr
 from supervisor.config import PROVIDER_ENVIRONMENT, Config, StateDirectory, load, write_atomically
 from supervisor.errors import InfrastructureError, UsageError
@@ -29,6 +30,7 @@ from supervisor.store.embedded import EmbeddedBroker, supervisor_file
 
 log = logging.getLogger(__name__)
 
+EXECUTOR_NAME = "local"
 READY_S = 30.0
 STOP_S = 20.0
 GRACE_S = 2.0
@@ -328,10 +330,6 @@ class _Stack:
         if not keep_lock:
             fcntl.flock(self._clients, fcntl.LOCK_UN)
         return True
-
-
-EXECUTOR_NAME = "local"
-RELEASE = "0.1.0"
 
 
 def _take(lock: int) -> bool:

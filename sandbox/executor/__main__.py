@@ -14,6 +14,7 @@ from pathlib import Path
 from sandbox.bus import NatsExecutorLink
 from sandbox.contract.credentials import ExecutorCredentials, read_credentials
 from sandbox.contract.errors import AndonError, BrokerError
+from sandbox.contract.release import RELEASE
 from sandbox.contract.wire import ExecutorLink
 from sandbox.executor.config import MIRROR_NAME, ExecutorConfig, Host
 from sandbox.executor.daemon import Daemon
@@ -27,7 +28,6 @@ from sandbox.runtime.image_build import BuildNetwork
 from sandbox.telemetry import Spans
 
 UID_LOCKS = Path("/run/lock/andon")
-RELEASE = "0.1.0"
 
 
 def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> int:

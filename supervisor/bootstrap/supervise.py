@@ -13,6 +13,7 @@ from sandbox.contract.credentials import SupervisorCredentials, read_credentials
 from sandbox.contract.errors import AndonError, UsageError
 from sandbox.contract.ids import trace_id
 from sandbox.contract.price import shipped_prices
+from sandbox.contract.release import RELEASE
 from sandbox.contract.wire import SupervisorLink
 from sandbox.mirror import Mirror
 from sandbox.telemetry import Spans
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 
 LOGS_QUEUE_MAX = 1_000
 PRESENCE_EVERY_S = 0.2
-RELEASE = "0.1.0"
 
 
 async def supervise(config: Config, environment: Mapping[str, str], *, embedded: bool) -> None:
