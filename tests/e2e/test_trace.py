@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.bus.assets import CONFIRM_S
 from sandbox.contract.ids import attempt_path, span_id, trace_id
 from supervisor.demo import SAMPLE_FEATURE, SAMPLE_REQUEST
 from tests.e2e.line import CANARY, Finished, Line, Provider
@@ -58,7 +59,8 @@ def whole_trace(line: Line, run_id: str) -> SeenTrace:
         trace = SeenTrace.of_file(path)
         return bool(trace.roots) and len(trace.named("process ")) >= len(trace.named("stage "))
 
-    wait_until(is_whole, f"every attempt's spans are in {path}", 20)
+    # What a killed supervisor had taken and not confirmed comes again after CONFIRM_S, to the next one.
+    wait_until(is_whole, f"every attempt's spans are in {path}", CONFIRM_S + 20)
     return SeenTrace.of_file(path)
 
 
