@@ -334,6 +334,7 @@ async def test_progress_is_seen_by_whoever_watches_and_lost_otherwise(wire: Wire
     """Progress is droppable: nothing keeps it, and nobody has to listen."""
     async with wire.supervisor() as supervisor, wire.fleet() as cli, wire.executor("ex1") as executor:
         await executor.publish_progress(a_progress(turn=1))
+        await executor.publish_telemetry(b"stored")  # answered, so what went before it on the same connection is through
         async with opened(supervisor.progress()) as seen, opened(cli.progress()) as seen_by_cli:
             watching = [asyncio.create_task(take(seen, 1)), asyncio.create_task(take(seen_by_cli, 1))]
             while not all(task.done() for task in watching):
