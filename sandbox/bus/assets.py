@@ -121,16 +121,16 @@ async def ensure_streams(connection: Connection) -> None:
             await connection.api(f"STREAM.UPDATE.{config['name']}", config)
 
 
-async def ensure_pool(connection: Connection, pool: str, *, lease_s: float = LEASE_S) -> None:
-    """Create or update the one consumer the executors of a pool pull from.
+async def ensure_lane(connection: Connection, lane: str, *, lease_s: float = LEASE_S) -> None:
+    """Create or update the one consumer from which a pool's executors, or one of them, pull.
 
     Attempts are counted by the supervisor at the claim, so deliveries are unlimited; `backoff` would replace the lease.
     """
     await _ensure_consumer(
         connection,
         subjects.STREAM_JOBS,
-        pool,
-        filter_subject=subjects.job(pool),
+        lane,
+        filter_subject=subjects.job(lane),
         ack_wait=int(lease_s * SECOND),
         max_ack_pending=1000,
         max_waiting=POOL_WAITING_MAX,

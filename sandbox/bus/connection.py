@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox.bus.client import CALL_S, CONNECT_S, NatsClient, inbox_prefix
-from sandbox.bus.messages import ApiError, Interrupted, Message, NoAnswer, Superseded
+from sandbox.bus.messages import ApiError, Interrupted, Message, NoAnswer, Subscription, Superseded
 from sandbox.contract.errors import BrokerError
 
 __all__ = ["CALL_S", "CONNECT_S", "Connection", "Stored", "inbox_prefix"]
@@ -127,17 +127,21 @@ class Connection(NatsClient):
                     case status:
                         raise BrokerError(f"stream {stream} refused a read: {status} {message.headers.get('Description', '')}")
 
-    async def pull(self, stream: str, consumer: str, *, wait_s: float) -> Message | None:
-        """Pull one message, waiting at most `wait_s`; None if there was none, or the connection broke meanwhile.
+    async def pull(self, stream: str, *consumers: str, wait_s: float) -> Message | None:
+        """Pull one message from any of the consumers, waiting at most `wait_s`; None if there was none, or the connection broke.
 
-        Cancelling it gives back what was already on the way.
+        Cancelling it gives back what was already on the way, as does a message that another consumer sends besides.
+
+        Raises:
+            NoAnswer: None of the consumers exists.
         """
         query = json.dumps({"batch": 1, "expires": int(wait_s * 1e9)}).encode()
         inbox = self.new_inbox()
         async with self.subscription(inbox) as replies:
             try:
-                await self.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", query, reply=inbox)
-                message = await replies.next(wait_s + 1)  # the broker's own end of the wait comes first
+                for consumer in consumers:
+                    await self.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", query, reply=inbox)
+                message = await _first(replies, len(consumers), wait_s + 1)  # the broker's own end of the wait comes first
             except Interrupted:
                 return None
             finally:
@@ -145,8 +149,19 @@ class Connection(NatsClient):
                     if late.status is None:
                         await self.publish(late.reply, b"-NAK")
         if message is not None and message.status == 503:
-            raise NoAnswer(f"stream {stream} has no consumer {consumer}")
+            raise NoAnswer(f"stream {stream} has no consumer {' or '.join(consumers)}")
         return message if message is not None and message.status is None else None
+
+
+async def _first(replies: Subscription, consumers: int, wait_s: float) -> Message | None:
+    """Return the first real message; when every consumer ended its pull without one, the last one's word."""
+    until = asyncio.get_running_loop().time() + wait_s
+    message: Message | None = None
+    for _ in range(consumers):
+        message = await replies.next(max(0.0, until - asyncio.get_running_loop().time()))
+        if message is None or message.status is None:
+            break
+    return message
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

@@ -19,7 +19,18 @@ from sandbox.contract.credentials import ExecutorCredentials
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.job import JobSpec
 from sandbox.contract.result import AttemptResult
-from sandbox.contract.wire import BudgetReply, BudgetRequest, ClaimReply, ClaimRequest, Control, Delivery, Heartbeat, Progress
+from sandbox.contract.wire import (
+    BudgetReply,
+    BudgetRequest,
+    ClaimReply,
+    ClaimRequest,
+    Control,
+    Delivery,
+    Heartbeat,
+    JoinReply,
+    JoinRequest,
+    Progress,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +64,16 @@ class NatsExecutorLink:
         """Wait until the connection is gone for good and return why; the daemon then has to end and be started again."""
         return await self._connection.wait_lost()
 
-    async def next_job(self, pool: str, wait_s: float) -> Delivery | None:
-        """Pull one job, waiting at most `wait_s` (keep it below 20 s: NATS.md §2); None if there was none."""
-        if pool not in self._pools:  # the broker refuses it too, but silently
-            raise BrokerError(f"executor {self._executor} has no right to pool {pool}")
+    async def join(self, request: JoinRequest) -> JoinReply:
+        """Introduce this executor; waits at most 5 s."""
+        return await ask(self._connection, subjects.join(self._executor), request, JoinReply)
+
+    async def next_job(self, wait_s: float) -> Delivery | None:
+        """Pull one job from any of this executor's lanes, waiting at most `wait_s` (keep it below 20 s: NATS.md §2)."""
         await self._connection.wait_up(wait_s)
+        lanes = [subjects.lane(pool, whose) for pool in self._pools for whose in ("", self._executor)]
         try:
-            message = await self._connection.pull(subjects.STREAM_JOBS, pool, wait_s=wait_s)
+            message = await self._connection.pull(subjects.STREAM_JOBS, *lanes, wait_s=wait_s)
         except NoAnswer:
             await asyncio.sleep(min(NO_CONSUMER_S, wait_s))
             return None

@@ -1,17 +1,19 @@
 """The supervisor's end of the wire over NATS (`contract.wire.SupervisorLink`); not the event log, nor what to answer."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import datetime
 from typing import Final
 
 from pydantic import ValidationError
 
 from sandbox.blob import get_blob, put_blob
-from sandbox.bus.assets import CONFIRM_S, SUPERVISOR, ensure_pool, ensure_streams, ensure_supervisor_consumers
+from sandbox.bus.assets import CONFIRM_S, SUPERVISOR, ensure_lane, ensure_streams, ensure_supervisor_consumers
 from sandbox.bus.connection import CONNECT_S, Connection
-from sandbox.bus.messages import Interrupted, Message
+from sandbox.bus.messages import ApiError, Interrupted, Message
 from sandbox.bus.serving import Answer, serving
 from sandbox.contract import subjects
 from sandbox.contract.blob import BlobRef, Bucket
@@ -21,14 +23,16 @@ from sandbox.contract.job import JobSpec
 from sandbox.contract.result import AttemptResult
 from sandbox.contract.wire import (
     LEASE_S,
-    BudgetHandler,
     BudgetReply,
     BudgetRequest,
-    ClaimHandler,
     ClaimReply,
     ClaimRequest,
     Control,
+    Desk,
     Heartbeat,
+    JoinReply,
+    JoinRequest,
+    Notice,
     Progress,
     RpcHandler,
     StoredResult,
@@ -49,7 +53,7 @@ class NatsSupervisorLink:
         self.connection = connection
         self._served = served
         self._lease_s = lease_s
-        self._pools: set[str] = set()
+        self._lanes: set[str] = set()
 
     @classmethod
     @asynccontextmanager
@@ -82,27 +86,55 @@ class NatsSupervisorLink:
             await ensure_streams(connection)
             await ensure_supervisor_consumers(connection, confirm_s=confirm_s)
             for pool in pools:
-                await link._ensure_pool(pool)
+                await link._ensure_lane(subjects.lane(pool))
             yield link
 
     async def wait_lost(self) -> str:
         """Wait until the connection is gone for good and return why."""
         return await self.connection.wait_lost()
 
-    async def publish_job(self, job: JobSpec, dedupe: str) -> None:
-        """Store a job for its pool; a second one with the same `dedupe` within 600 s is ignored.
+    async def publish_job(self, job: JobSpec, dedupe: str, executor: str = "") -> None:
+        """Store a job for its pool, or for one executor of it; a second one with the same `dedupe` within 600 s is ignored.
 
         Raises:
             ValueError: The job is larger than a message may be (1 MiB): bulk belongs into the task bundle.
         """
-        await self._ensure_pool(job.pool)
-        await self.connection.store(subjects.job(job.pool), job.model_dump_json().encode(), dedupe=dedupe)
+        lane = subjects.lane(job.pool, executor)
+        await self._ensure_lane(lane)
+        await self.connection.store(subjects.job(lane), job.model_dump_json().encode(), dedupe=dedupe)
 
-    async def credit(self, pool: str) -> int:
-        """Return how many more jobs waiting executors of the pool could take at once; at least 0."""
-        await self._ensure_pool(pool)
-        info = await self.connection.api(f"CONSUMER.INFO.{subjects.STREAM_JOBS}.{pool}")
+    async def credit(self, pool: str, executor: str = "") -> int:
+        """Return how many more jobs a lane's waiting pulls could take at once; at least 0."""
+        lane = subjects.lane(pool, executor)
+        await self._ensure_lane(lane)
+        info = await self.connection.api(f"CONSUMER.INFO.{subjects.STREAM_JOBS}.{lane}")
         return max(0, int(info["num_waiting"]) - int(info["num_pending"]))
+
+    async def admit(self, executor: str, pools: tuple[str, ...]) -> None:
+        """Make the executor's own lanes, so that its pulls are answered."""
+        for pool in pools:
+            await self._ensure_lane(subjects.lane(pool, executor))
+
+    async def forget(self, executor: str, pools: tuple[str, ...]) -> None:
+        """Remove the executor's own lanes with what is queued on them."""
+        for pool in pools:
+            lane = subjects.lane(pool, executor)
+            self._lanes.discard(lane)
+            with suppress(ApiError):  # it never had one
+                await self.connection.api(f"CONSUMER.DELETE.{subjects.STREAM_JOBS}.{lane}")
+            await self.connection.api(f"STREAM.PURGE.{subjects.STREAM_JOBS}", {"filter": subjects.job(lane)})
+
+    async def notices(self) -> AsyncIterator[Notice]:
+        """Yield what the broker says of executors' connections; lossy."""
+        async with self.connection.subscription(subjects.SYS_CONNECT, subjects.SYS_DISCONNECT) as said:
+            while True:
+                try:
+                    message = await said.next(60.0)
+                except Interrupted:
+                    continue
+                notice = _notice(message) if message is not None else None
+                if notice is not None:
+                    yield notice
 
     async def cancel(self, executor: str, job_id: str, reason: str) -> None:
         """Tell an executor to stop an attempt; one-way, may be lost, so the claim is the truth."""
@@ -146,25 +178,32 @@ class NatsSupervisorLink:
                 yield message.data
                 await self.connection.publish(message.reply, b"+ACK")
 
-    async def serve(self, claims: ClaimHandler, budgets: BudgetHandler, rpcs: dict[str, RpcHandler]) -> None:
+    async def serve(self, desk: Desk, rpcs: dict[str, RpcHandler]) -> None:
         """Answer executors and CLIs from now on, until the link is closed.
 
         A handler's `AndonError` is told to the caller, who sees a `BrokerError`; any other exception is logged here.
         """
 
+        async def join(request: Message) -> bytes:
+            asked = JoinRequest.model_validate_json(request.data)
+            if asked.executor != request.subject.rsplit(".", 1)[-1]:
+                return JoinReply(accepted=False, reason="the request names another executor").model_dump_json().encode()
+            return (await desk.join(asked)).model_dump_json().encode()
+
         async def claim(request: Message) -> bytes:
             asked = ClaimRequest.model_validate_json(request.data)
             if asked.executor != request.subject.rsplit(".", 1)[-1] or subjects.pool_of_ack(asked.ack_subject) is None:
                 return ClaimReply(decision="refused", reason="the request names another executor or no job").model_dump_json().encode()
-            return (await claims(asked)).model_dump_json().encode()
+            return (await desk.claim(asked)).model_dump_json().encode()
 
         async def budget(request: Message) -> bytes:
             asked = BudgetRequest.model_validate_json(request.data)
             if asked.executor != request.subject.rsplit(".", 1)[-1]:
                 refusal = BudgetReply(granted=False, remaining_nano_usd=0, reason="the request names another executor")
                 return refusal.model_dump_json().encode()
-            return (await budgets(asked)).model_dump_json().encode()
+            return (await desk.budget(asked)).model_dump_json().encode()
 
+        await self._served.enter_async_context(serving(self.connection, subjects.join("*"), join))
         await self._served.enter_async_context(serving(self.connection, subjects.claim("*"), claim))
         await self._served.enter_async_context(serving(self.connection, subjects.budget("*"), budget))
         for subject, handler in rpcs.items():
@@ -184,10 +223,10 @@ class NatsSupervisorLink:
         """Store an object."""
         return await put_blob(self.connection, bucket, name, data)
 
-    async def _ensure_pool(self, pool: str) -> None:
-        if pool not in self._pools:
-            await ensure_pool(self.connection, pool, lease_s=self._lease_s)
-            self._pools.add(pool)
+    async def _ensure_lane(self, lane: str) -> None:
+        if lane not in self._lanes:
+            await ensure_lane(self.connection, lane, lease_s=self._lease_s)
+            self._lanes.add(lane)
 
     async def _settle(self, ack_subject: str, verb: bytes) -> None:
         if subjects.pool_of_ack(ack_subject) is None:  # an executor chose it: anything else would let it steer our publishing
@@ -246,8 +285,25 @@ async def list_executors(connection: Connection) -> list[Heartbeat]:
             logger.warning("a life sign cannot be read", extra={"executor": name})
             continue
         if beat.executor == name:
-            beats.append(beat)
+            beats.append(beat.model_copy(update={"seen_at": _seconds(message.headers.get("Nats-Time-Stamp", ""))}))
     return sorted(beats, key=lambda beat: beat.executor)
+
+
+def _seconds(stamp: str) -> float:
+    """Return the broker's time stamp (RFC 3339, nanoseconds) in Unix seconds; 0 if there is none."""
+    try:
+        return datetime.fromisoformat(f"{stamp.rstrip('Z')[:26]}+00:00").timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _notice(message: Message) -> Notice | None:
+    """Return what a `$SYS` event says, None if it is not about an executor."""
+    try:
+        name = json.loads(message.data)["client"]["name"]
+        return Notice(executor=name, is_connected=message.subject == subjects.SYS_CONNECT)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _result(message: Message) -> AttemptResult | None:

@@ -7,6 +7,7 @@ from pydantic import Field
 from sandbox.contract.agent_spec import AgentSpec
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.ids import JobId, PoolName, RunId, Sha, Sha256, Slug, StageName
+from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
 from sandbox.contract.scope import WriteScope
 
@@ -61,6 +62,9 @@ class JobSpec(Frozen):
     kind: JobKind
     pool: PoolName = "default"
     priority: int = Field(5, ge=1, le=10)
+    """10 is the most urgent."""
+    labels: Labels = Field(default_factory=dict)
+    """What the executor's labels have to match (`contract/labels.py`)."""
     base_commit: Sha
     """The commit the workspace is made from; its pack holds that commit without history."""
     input_pack: BlobRef

@@ -19,12 +19,22 @@ RPC_INTENT = "andon.rpc.intent"
 RPC_STOP = "andon.rpc.stop"
 RPC_RESUME = "andon.rpc.resume"
 RPC_ANSWER = "andon.rpc.answer"
+RPC_WHY = "andon.rpc.why"
+RPC_DELIVERED = "andon.rpc.delivered"
 CTL_ALL = "andon.ctl.all.drain"
 
 
-def job(pool: str) -> str:
-    """Return the subject jobs of a pool are published on."""
-    return f"andon.job.{pool}"
+def lane(pool: str, executor: str = "") -> str:
+    """Return the name of a queue of jobs: a pool's, which all its executors share, or the one of a single executor in it.
+
+    The broker grants an executor the lanes of its pools and its own, so a pool stays the trust boundary (DECISIONS D3).
+    """
+    return f"{pool}@{executor}" if executor else pool
+
+
+def job(lane: str) -> str:
+    """Return the subject jobs of a lane are published on."""
+    return f"andon.job.{lane}"
 
 
 def result(executor: str) -> str:
@@ -45,6 +55,11 @@ def log(executor: str, job_id: str) -> str:
 def telemetry(executor: str) -> str:
     """Return the subject an executor publishes gzip OTLP on."""
     return f"andon.tel.{executor}"
+
+
+def join(executor: str) -> str:
+    """Return the subject on which an executor asks to join."""
+    return f"andon.rpc.join.{executor}"
 
 
 def claim(executor: str) -> str:
@@ -77,7 +92,8 @@ def lease(name: str) -> str:
     return f"$KV.{KV_LEASES}.{name}"
 
 
-_ACK = re.compile(r"\$JS\.ACK\.JOBS\.([a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?)(?:\.[0-9]{1,20}){5}")
+_NAME = "[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?"
+_ACK = re.compile(rf"\$JS\.ACK\.JOBS\.({_NAME})(?:@{_NAME})?(?:\.[0-9]{{1,20}}){{5}}")
 
 
 def pool_of_ack(ack_subject: str) -> str | None:

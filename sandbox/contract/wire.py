@@ -14,6 +14,7 @@ from pydantic import Field
 from sandbox.contract.blob import BlobRef, Bucket
 from sandbox.contract.ids import ExecutorName, JobId, PoolName, RunId, StageName
 from sandbox.contract.job import JobSpec
+from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import AttemptResult, Outcome, Usage
 
@@ -25,6 +26,26 @@ LEASE_S = 60.0
 HEARTBEAT_S = 15.0
 LEASE_DOUBT_S = 48.0
 """0.8 of the lease: a confirmed ack older than this pauses the container (DECISIONS D2)."""
+
+
+class JoinRequest(Frozen):
+    """An executor introduces itself, once for each connection, before it pulls."""
+
+    executor: ExecutorName
+    version: int = PROTOCOL_VERSION
+    release: str
+    pools: tuple[PoolName, ...]
+    labels: Labels = Field(default_factory=dict)
+    slots: int
+
+
+class JoinReply(Frozen):
+    """Whether the executor may pull; a refusal is final and says what to do."""
+
+    accepted: bool
+    reason: str = ""
+    release: str = ""
+    """The supervisor's."""
 
 
 class ClaimRequest(Frozen):
@@ -102,14 +123,25 @@ class Heartbeat(Frozen):
     version: int = PROTOCOL_VERSION
     release: str
     pools: tuple[PoolName, ...]
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
     slots: int
     busy: int
+    held: str = Field("", max_length=400)
+    """Why it takes no job although a slot may be free: draining, or its disk is below the floor. Empty: it takes jobs."""
     model: Literal["live", "none"]
     """Whether this executor's environment holds a provider key (DECISIONS D14)."""
     host: str = ""
     missing: tuple[str, ...] = ()
     """Protections this host cannot give."""
+    seen_at: float = 0.0
+    """Unix seconds by the broker's clock, set by whoever reads the life sign."""
+
+
+class Notice(Frozen):
+    """The broker itself says that an executor's connection opened or closed (`$SYS`); may be missing, e.g. after a power cut."""
+
+    executor: ExecutorName
+    is_connected: bool
 
 
 class Control(Frozen):
@@ -133,8 +165,12 @@ class Delivery(Frozen):
 class ExecutorLink(Protocol):
     """The executor's end. Every call is bounded; a broker that does not answer raises `BrokerError`."""
 
-    async def next_job(self, pool: str, wait_s: float) -> Delivery | None:
-        """Pull one job, waiting at most `wait_s`; None if there was none."""
+    async def join(self, request: JoinRequest) -> JoinReply:
+        """Introduce this executor; waits at most 5 s."""
+        ...
+
+    async def next_job(self, wait_s: float) -> Delivery | None:
+        """Pull one job from any of this executor's lanes, waiting at most `wait_s`; None if there was none."""
         ...
 
     async def claim(self, request: ClaimRequest) -> ClaimReply:
@@ -186,10 +222,24 @@ class ExecutorLink(Protocol):
         ...
 
 
-ClaimHandler = Callable[[ClaimRequest], Awaitable[ClaimReply]]
-BudgetHandler = Callable[[BudgetRequest], Awaitable[BudgetReply]]
 RpcHandler = Callable[[bytes], Awaitable[bytes]]
-"""Requests of the FLEET account (intent, stop, resume, answer): JSON in, JSON out."""
+"""Requests of the FLEET account (intent, stop, resume, answer, why, delivered): JSON in, JSON out."""
+
+
+class Desk(Protocol):
+    """Answers executors; the link has checked that the request names the executor that sent it."""
+
+    async def join(self, request: JoinRequest) -> JoinReply:
+        """Answer one introduction."""
+        ...
+
+    async def claim(self, request: ClaimRequest) -> ClaimReply:
+        """Answer one claim."""
+        ...
+
+    async def budget(self, request: BudgetRequest) -> BudgetReply:
+        """Answer one reserve, extend or settle."""
+        ...
 
 
 class StoredResult(Protocol):
@@ -208,12 +258,24 @@ class StoredResult(Protocol):
 class SupervisorLink(Protocol):
     """The supervisor's end. Every call is bounded; a broker that does not answer raises `BrokerError`."""
 
-    async def publish_job(self, job: JobSpec, dedupe: str) -> None:
-        """Store a job for its pool; a second one with the same `dedupe` within 600 s is ignored."""
+    async def publish_job(self, job: JobSpec, dedupe: str, executor: str = "") -> None:
+        """Store a job for its pool, or for one executor of it; a second one with the same `dedupe` within 600 s is ignored."""
         ...
 
-    async def credit(self, pool: str) -> int:
-        """Return how many more jobs waiting executors of the pool could take at once (num_waiting - num_pending)."""
+    async def credit(self, pool: str, executor: str = "") -> int:
+        """Return how many more jobs a lane's waiting pulls could take at once (num_waiting - num_pending), at least 0."""
+        ...
+
+    async def admit(self, executor: str, pools: tuple[str, ...]) -> None:
+        """Make the executor's own lanes, so that its pulls are answered."""
+        ...
+
+    async def forget(self, executor: str, pools: tuple[str, ...]) -> None:
+        """Remove the executor's own lanes with what is queued on them; its jobs have to be published again elsewhere."""
+        ...
+
+    def notices(self) -> AsyncIterator[Notice]:
+        """Yield what the broker says of executors' connections; lossy."""
         ...
 
     async def cancel(self, executor: str, job_id: str, reason: str) -> None:
@@ -240,7 +302,7 @@ class SupervisorLink(Protocol):
         """Yield gzip OTLP payloads of executors, each once confirmed by being taken."""
         ...
 
-    async def serve(self, claims: ClaimHandler, budgets: BudgetHandler, rpcs: dict[str, RpcHandler]) -> None:
+    async def serve(self, desk: Desk, rpcs: dict[str, RpcHandler]) -> None:
         """Answer executors and CLIs from now on, until the link is closed."""
         ...
 
@@ -278,17 +340,19 @@ __all__ = [
     "LEASE_DOUBT_S",
     "LEASE_S",
     "PROTOCOL_VERSION",
-    "BudgetHandler",
     "BudgetReply",
     "BudgetRequest",
-    "ClaimHandler",
     "ClaimReply",
     "ClaimRequest",
     "Control",
     "Delivery",
+    "Desk",
     "ExecutorLink",
     "Heartbeat",
+    "JoinReply",
+    "JoinRequest",
     "Ledger",
+    "Notice",
     "Outcome",
     "Progress",
     "RpcHandler",

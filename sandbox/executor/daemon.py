@@ -96,25 +96,19 @@ class Daemon:
                     await self._take(slot, delivery)
 
     async def _next(self) -> Delivery | None:
-        """Pull from this executor's pools in turn; an error waits a second, so that a broken broker is not hammered."""
-        for pool in self._host.config.pools:
-            pulling = asyncio.create_task(self._host.link.next_job(pool, FETCH_S / len(self._host.config.pools)))
-            draining = asyncio.create_task(self._draining.wait())
-            try:
-                await asyncio.wait({pulling, draining}, return_when=asyncio.FIRST_COMPLETED)
-                if not pulling.done():
-                    return None
-                delivery = pulling.result()
-            except BrokerError:
-                await asyncio.sleep(BROKER_BACKOFF_S)
-                continue
-            finally:
-                for task in (pulling, draining):
-                    task.cancel()
-                await asyncio.gather(pulling, draining, return_exceptions=True)
-            if delivery is not None:
-                return delivery
-        return None
+        """Pull a job unless told to drain; an error waits a second, so that a broken broker is not hammered."""
+        pulling = asyncio.create_task(self._host.link.next_job(FETCH_S))
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait({pulling, draining}, return_when=asyncio.FIRST_COMPLETED)
+            return pulling.result() if pulling.done() else None
+        except BrokerError:
+            await asyncio.sleep(BROKER_BACKOFF_S)
+            return None
+        finally:
+            for task in (pulling, draining):
+                task.cancel()
+            await asyncio.gather(pulling, draining, return_exceptions=True)
 
     async def _take(self, slot: Slot, delivery: Delivery) -> None:
         job_id = delivery.job.job_id

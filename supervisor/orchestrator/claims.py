@@ -11,8 +11,9 @@ from decimal import Decimal
 from typing import Literal
 
 from sandbox.contract.ids import RUN_ID_CHARS, attempt_path, span_id
+from sandbox.contract.release import RELEASE
 from sandbox.contract.subjects import pool_of_ack
-from sandbox.contract.wire import PROTOCOL_VERSION, BudgetReply, BudgetRequest, ClaimReply, ClaimRequest
+from sandbox.contract.wire import PROTOCOL_VERSION, BudgetReply, BudgetRequest, ClaimReply, ClaimRequest, JoinReply, JoinRequest
 from supervisor.orchestrator.actor import RunActor
 from supervisor.orchestrator.effects import end_as_lost
 from supervisor.orchestrator.ports import Ports
@@ -81,6 +82,17 @@ class Desk:
         self._ports = ports
         self._find = find
 
+    async def join(self, request: JoinRequest) -> JoinReply:
+        """Answer one introduction: an executor that speaks our version gets its lanes.
+
+        Raises:
+            BrokerError: The lanes cannot be made now; the executor asks again.
+        """
+        if request.version != PROTOCOL_VERSION:
+            return JoinReply(accepted=False, reason=_other_version(request.executor, request.version), release=RELEASE)
+        await self._ports.link.admit(request.executor, request.pools)
+        return JoinReply(accepted=True, release=RELEASE)
+
     async def claim(self, request: ClaimRequest) -> ClaimReply:
         """Answer one claim; a grant is in the log before it is given.
 
@@ -88,10 +100,7 @@ class Desk:
             BrokerError: The log cannot be written now; the executor asks again.
         """
         if request.version != PROTOCOL_VERSION:
-            reason = (
-                f"executor {request.executor} speaks version {request.version}, this supervisor {PROTOCOL_VERSION}: update the older one"
-            )
-            return ClaimReply(decision="refused", reason=reason)
+            return ClaimReply(decision="refused", reason=_other_version(request.executor, request.version))
         actor = self._find(request.job_id[:RUN_ID_CHARS])
         if actor is None or request.job_id not in actor.state.jobs:
             return ClaimReply(decision="gone", reason="no such job in an open run")
@@ -178,6 +187,13 @@ class Desk:
             return BudgetReply(granted=False, remaining_nano_usd=0, reason="the run is over")
         left = max(0, actor.state.budget.remaining_nano_usd)
         return BudgetReply(granted=answers[-1].granted, remaining_nano_usd=left, reason=answers[-1].reason)
+
+
+def _other_version(executor: str, version: int) -> str:
+    older = f"executor {executor}" if version < PROTOCOL_VERSION else "the supervisor"
+    return (
+        f"executor {executor} speaks version {version} of the wire, this supervisor (release {RELEASE}) {PROTOCOL_VERSION}: update {older}"
+    )
 
 
 def _is_attempts_own(run: RunState, request: BudgetRequest) -> bool:

@@ -57,7 +57,7 @@ class Orchestrator:
                 subjects.RPC_STOP: self._stop,
                 subjects.RPC_RESUME: self._resume,
             }
-            await self._ports.link.serve(self._desk.claim, self._desk.budget, rpcs)
+            await self._ports.link.serve(self._desk, rpcs)
             self.ready.set()
             tasks.create_task(self._ports.queue.run())
             tasks.create_task(self._results.consume())

@@ -43,6 +43,7 @@ class Accounts(Frozen):
 _EXECUTOR_SERVICES: Final = (
     ("$JS.API.CONSUMER.MSG.NEXT.JOBS.*", 'response_type: stream, response_threshold: "5m"'),
     ("$JS.ACK.JOBS.>", ""),
+    ("andon.rpc.join.*", ""),
     ("andon.rpc.claim.*", ""),
     ("andon.rpc.budget.*", ""),
     ("andon.res.>", ""),
@@ -131,9 +132,11 @@ accounts {{
 
 
 def _executor(user: ExecutorUser) -> str:
+    lanes = [subjects.lane(pool, whose) for pool in user.pools for whose in ("", user.name)]
     publish = [
-        *(f"$JS.API.CONSUMER.MSG.NEXT.{subjects.STREAM_JOBS}.{pool}" for pool in user.pools),
-        *(f"$JS.ACK.{subjects.STREAM_JOBS}.{pool}.>" for pool in user.pools),
+        *(f"$JS.API.CONSUMER.MSG.NEXT.{subjects.STREAM_JOBS}.{lane}" for lane in lanes),
+        *(f"$JS.ACK.{subjects.STREAM_JOBS}.{lane}.>" for lane in lanes),
+        subjects.join(user.name),
         subjects.claim(user.name),
         subjects.budget(user.name),
         f"andon.res.{user.name}.>",

@@ -6,7 +6,9 @@ import time
 import pytest
 
 from sandbox.contract.errors import BrokerError, Rejected, UsageError
-from sandbox.contract.wire import BudgetReply, BudgetRequest, ClaimReply, ClaimRequest, SupervisorLink
+from sandbox.contract.subjects import pool_of_ack
+from sandbox.contract.wire import BudgetReply, BudgetRequest, ClaimReply, ClaimRequest, JoinReply, JoinRequest, Notice, SupervisorLink
+from tests.fakes.paper_desk import PaperDesk
 from tests.fakes.wire_data import (
     RUN,
     a_claim,
@@ -32,8 +34,8 @@ async def test_a_job_reaches_one_executor_unchanged(wire: Wire) -> None:
 
     async with wire.supervisor() as supervisor, wire.executor("ex1") as first, wire.executor("ex2") as second:
         await supervisor.publish_job(job, "d1")
-        delivery = await first.next_job("default", 5)
-        nothing = await second.next_job("default", 0.2)
+        delivery = await first.next_job(5)
+        nothing = await second.next_job(0.2)
 
     assert delivery is not None
     assert (delivery.job, delivery.deliveries, nothing) == (job, 1, None)
@@ -43,7 +45,7 @@ async def test_a_job_reaches_one_executor_unchanged(wire: Wire) -> None:
 async def test_a_waiting_executor_gets_a_job_when_it_comes(wire: Wire) -> None:
     """A pull waits for a job instead of asking again."""
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
-        pulling = asyncio.create_task(executor.next_job("default", 10))
+        pulling = asyncio.create_task(executor.next_job(10))
         await wait_until(lambda: _has_credit(supervisor, 1), "the pull waits")
 
         await supervisor.publish_job(a_job(), "d1")
@@ -57,7 +59,7 @@ async def test_jobs_of_a_pool_come_in_the_order_they_were_published(wire: Wire) 
         for stage in ("one", "two", "three"):
             await supervisor.publish_job(a_job(stage), stage)
 
-        deliveries = [await executor.next_job("default", 5) for _ in range(3)]
+        deliveries = [await executor.next_job(5) for _ in range(3)]
 
     assert [delivery.job.stage for delivery in deliveries if delivery] == ["one", "two", "three"]
 
@@ -69,7 +71,7 @@ async def test_the_same_dedupe_stores_a_job_once(wire: Wire) -> None:
         await supervisor.publish_job(a_job(), "d1")
         await supervisor.publish_job(a_job(), "d2")
 
-        found = [await executor.next_job("default", 0.3) is not None for _ in range(3)]
+        found = [await executor.next_job(0.3) is not None for _ in range(3)]
 
     assert found == [True, True, False]
 
@@ -79,19 +81,70 @@ async def test_an_executor_cannot_pull_from_another_pool(wire: Wire) -> None:
     async with wire.supervisor() as supervisor, wire.executor("ex1", ("gpu",)) as gpu, wire.executor("ex2", ("cpu", "gpu")) as both:
         await supervisor.publish_job(a_job(pool="cpu"), "d1")
 
-        with pytest.raises(BrokerError, match="pool cpu"):
-            await gpu.next_job("cpu", 0.3)
-        delivery = await both.next_job("cpu", 5)
+        nothing = await gpu.next_job(0.3)
+        delivery = await both.next_job(5)
 
+    assert nothing is None
     assert delivery is not None
+
+
+async def test_a_job_for_one_executor_reaches_only_that_one(wire: Wire) -> None:
+    """A directed job waits for its executor, which finds it beside its pool's, and goes when the executor is forgotten."""
+    async with wire.supervisor() as supervisor, wire.executor("ex1") as first, wire.executor("ex2") as second:
+        await supervisor.admit("ex2", ("default",))
+        pulling = asyncio.create_task(second.next_job(10))
+        await wait_until(lambda: _has_credit(supervisor, 1, "ex2"), "the pull is counted on both lanes")
+        shared = await supervisor.credit("default")
+        await supervisor.publish_job(a_job(), "d1", executor="ex2")
+        nothing = await first.next_job(0.3)
+        delivery = await pulling
+        await supervisor.publish_job(a_job("two"), "d2", executor="ex2")
+        await supervisor.forget("ex2", ("default",))
+        await supervisor.admit("ex2", ("default",))
+        forgotten = await second.next_job(0.3)
+
+    assert shared == 1
+    assert (nothing, forgotten) == (None, None)
+    assert delivery is not None
+    assert pool_of_ack(delivery.ack_subject) == "default"
+
+
+async def test_an_executor_joins_in_its_own_name(wire: Wire) -> None:
+    """What the supervisor's desk says comes back; a request in another's name never reaches it."""
+    asked: list[JoinRequest] = []
+
+    async def join(request: JoinRequest) -> JoinReply:
+        asked.append(request)
+        return JoinReply(accepted=False, reason="too old", release="9")
+
+    own, other = (JoinRequest(executor=name, release="1", pools=("default",), slots=1) for name in ("ex1", "ex2"))
+    async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
+        await supervisor.serve(PaperDesk(grant, pay, join), {})
+        reply = await executor.join(own)
+        refused = await executor.join(other)
+
+    assert reply == JoinReply(accepted=False, reason="too old", release="9")
+    assert not refused.accepted
+    assert asked == [own]
+
+
+async def test_the_broker_tells_of_executors_that_come_and_go(wire: Wire) -> None:
+    """A closed connection is told at once, without waiting for a life sign to expire."""
+    async with wire.supervisor() as supervisor, opened(supervisor.notices()) as notices:
+        seen = asyncio.create_task(take(notices, 2))
+        await asyncio.sleep(0.1)
+        async with wire.executor("ex1"):
+            pass
+
+        assert await seen == [Notice(executor="ex1", is_connected=True), Notice(executor="ex1", is_connected=False)]
 
 
 async def test_a_job_nobody_renews_is_delivered_again(wire: Wire) -> None:
     """A dead executor's job goes to another one when its lease is over."""
     async with wire.supervisor() as supervisor, wire.executor("ex1") as dead, wire.executor("ex2") as heir:
         await supervisor.publish_job(a_job(), "d1")
-        first = await dead.next_job("default", 5)
-        again = await heir.next_job("default", 3 * LEASE_S)
+        first = await dead.next_job(5)
+        again = await heir.next_job(3 * LEASE_S)
 
     assert first is not None
     assert again is not None
@@ -102,9 +155,9 @@ async def test_a_renewed_job_stays_where_it_is(wire: Wire) -> None:
     """Renewals hold a job for longer than one lease."""
     async with wire.supervisor() as supervisor, wire.executor("ex1") as busy, wire.executor("ex2") as idle:
         await supervisor.publish_job(a_job(), "d1")
-        delivery = await busy.next_job("default", 5)
+        delivery = await busy.next_job(5)
         assert delivery is not None
-        stealing = asyncio.create_task(idle.next_job("default", 2.5 * LEASE_S))
+        stealing = asyncio.create_task(idle.next_job(2.5 * LEASE_S))
 
         until = time.monotonic() + 2.2 * LEASE_S
         while time.monotonic() < until:
@@ -119,24 +172,24 @@ async def test_an_acknowledged_job_never_comes_back(wire: Wire) -> None:
     """After the ack the queue is empty, and a second ack is harmless."""
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
         await supervisor.publish_job(a_job(), "d1")
-        delivery = await executor.next_job("default", 5)
+        delivery = await executor.next_job(5)
         assert delivery is not None
         await executor.ack(delivery.ack_subject)
         await executor.ack(delivery.ack_subject)
 
-        assert await executor.next_job("default", 1.5 * LEASE_S) is None
+        assert await executor.next_job(1.5 * LEASE_S) is None
 
 
 async def test_the_supervisor_hands_a_dead_executors_job_out_at_once(wire: Wire) -> None:
     """Redelivery by the supervisor does not wait for the lease."""
     async with wire.supervisor() as supervisor, wire.executor("ex1") as dead, wire.executor("ex2") as heir:
         await supervisor.publish_job(a_job(), "d1")
-        delivery = await dead.next_job("default", 5)
+        delivery = await dead.next_job(5)
         assert delivery is not None
 
         await supervisor.redeliver(delivery.ack_subject)
         began = time.monotonic()
-        again = await heir.next_job("default", 5)
+        again = await heir.next_job(5)
 
     assert again is not None
     assert time.monotonic() - began < LEASE_S / 2
@@ -146,14 +199,14 @@ async def test_a_withdrawn_job_is_gone(wire: Wire) -> None:
     """A cancelled run's delivered job is not handed out again, and taking it off twice is harmless."""
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
         await supervisor.publish_job(a_job(), "d1")
-        delivery = await executor.next_job("default", 5)
+        delivery = await executor.next_job(5)
         assert delivery is not None
 
         await supervisor.withdraw(delivery.ack_subject)
         await supervisor.withdraw(delivery.ack_subject)
         await supervisor.redeliver(delivery.ack_subject)
 
-        assert await executor.next_job("default", 1.5 * LEASE_S) is None
+        assert await executor.next_job(1.5 * LEASE_S) is None
 
 
 @pytest.mark.parametrize("subject", ["andon.job.gpu", "$JS.ACK.JOBS.default", "$JS.ACK.RESULTS.sup.1.1.1.1.0", ACK + ".x", ""])
@@ -170,7 +223,7 @@ async def test_credit_is_waiting_pulls_less_undelivered_jobs(wire: Wire) -> None
     """The supervisor releases as many jobs as executors wait for; a pull that was given up does not count."""
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
         none = await supervisor.credit("default")
-        pulls = [asyncio.create_task(executor.next_job("default", 10)) for _ in range(2)]
+        pulls = [asyncio.create_task(executor.next_job(10)) for _ in range(2)]
         await wait_until(lambda: _has_credit(supervisor, 2), "two pulls wait")
         pulls[0].cancel()
         await wait_until(lambda: _has_credit(supervisor, 1), "one pull waits")
@@ -187,13 +240,13 @@ async def test_credit_is_waiting_pulls_less_undelivered_jobs(wire: Wire) -> None
 async def test_a_cancelled_pull_does_not_swallow_a_job(wire: Wire) -> None:
     """What was on its way to a pull that is given up goes to the next one, without waiting for the lease."""
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
-        pulling = asyncio.create_task(executor.next_job("default", 10))
+        pulling = asyncio.create_task(executor.next_job(10))
         await wait_until(lambda: _has_credit(supervisor, 1), "the pull waits")
         pulling.cancel()
         await asyncio.wait({pulling})
         await supervisor.publish_job(a_job(), "d1")
 
-        assert await executor.next_job("default", LEASE_S / 2) is not None
+        assert await executor.next_job(LEASE_S / 2) is not None
 
 
 async def test_a_claim_is_answered_by_the_supervisor(wire: Wire) -> None:
@@ -205,7 +258,7 @@ async def test_a_claim_is_answered_by_the_supervisor(wire: Wire) -> None:
         return await grant(request)
 
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
-        await supervisor.serve(claims, pay, {})
+        await supervisor.serve(PaperDesk(claims, pay), {})
         reply = await executor.claim(a_claim(ACK))
 
     assert (reply.decision, reply.attempt) == ("granted", 1)
@@ -220,7 +273,7 @@ async def test_a_claim_for_another_or_of_no_job_is_refused(wire: Wire, claim: Cl
         raise AssertionError("not to be asked")
 
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
-        await supervisor.serve(claims, pay, {})
+        await supervisor.serve(PaperDesk(claims, pay), {})
 
         assert (await executor.claim(claim)).decision == "refused"
 
@@ -234,7 +287,7 @@ async def test_money_is_asked_of_the_supervisor(wire: Wire) -> None:
         return await pay(request)
 
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
-        await supervisor.serve(grant, budgets, {})
+        await supervisor.serve(PaperDesk(grant, budgets), {})
         own = await executor.budget(a_reservation())
         foreign = await executor.budget(a_reservation(executor="ex2"))
 
@@ -266,7 +319,7 @@ async def test_claims_are_answered_side_by_side(wire: Wire) -> None:
         return await grant(request)
 
     async with wire.supervisor() as supervisor, wire.executor("ex1") as slow, wire.executor("ex2") as quick:
-        await supervisor.serve(claims, pay, {})
+        await supervisor.serve(PaperDesk(claims, pay), {})
         waiting = asyncio.create_task(slow.claim(a_claim(ACK)))
 
         assert (await quick.claim(a_claim(ACK, executor="ex2"))).decision == "granted"
@@ -364,7 +417,9 @@ async def test_executors_are_those_with_a_life_sign(wire: Wire) -> None:
         await first.heartbeat(a_heartbeat("ex1", busy=1))
 
         assert nobody == []
-        assert await supervisor.executors() == [a_heartbeat("ex1", busy=1), a_heartbeat("ex2", busy=1)]
+        listed = await supervisor.executors()
+        assert [beat.model_copy(update={"seen_at": 0.0}) for beat in listed] == [a_heartbeat("ex1", busy=1), a_heartbeat("ex2", busy=1)]
+        assert all(abs(beat.seen_at - time.time()) < 60 for beat in listed)
         assert await cli.executors() == await supervisor.executors()
 
 
@@ -400,7 +455,7 @@ async def test_a_cli_is_answered_by_the_supervisor(wire: Wire) -> None:
         raise UsageError("no such run")
 
     async with wire.supervisor() as supervisor, wire.fleet() as cli:
-        await supervisor.serve(grant, pay, {"andon.rpc.intent": intent, "andon.rpc.stop": stop})
+        await supervisor.serve(PaperDesk(grant, pay), {"andon.rpc.intent": intent, "andon.rpc.stop": stop})
 
         assert await cli.request("andon.rpc.intent", b"this") == b"got this"
         with pytest.raises(BrokerError, match="no such run"):
@@ -418,5 +473,5 @@ async def test_a_closed_link_refuses(wire: Wire) -> None:
         await supervisor.publish_job(a_job(), "d1")
 
 
-async def _has_credit(supervisor: SupervisorLink, expected: int) -> bool:
-    return await supervisor.credit("default") == expected
+async def _has_credit(supervisor: SupervisorLink, expected: int, executor: str = "") -> bool:
+    return await supervisor.credit("default", executor) == expected

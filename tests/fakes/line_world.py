@@ -154,7 +154,7 @@ class Worker:
     async def run(self) -> None:
         """Pull, claim, work, report, until cancelled."""
         while True:
-            delivery = await self.link.next_job("default", 0.2)
+            delivery = await self.link.next_job(0.2)
             if delivery is not None:
                 await self._take(delivery)
 
@@ -284,7 +284,7 @@ class World:
         finally:
             ready.cancel()
             task.cancel()
-            self.broker.claims, self.broker.budgets, self.broker.rpcs = None, None, {}
+            self.broker.desk, self.broker.rpcs = None, {}
             ended = (await asyncio.gather(task, ready, return_exceptions=True))[0]
             if isinstance(ended, Exception):
                 raise ended

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -15,18 +15,20 @@ from sandbox.contract.blob import BlobRef, Bucket
 from sandbox.contract.errors import BrokerError, Rejected
 from sandbox.contract.job import JobSpec
 from sandbox.contract.result import AttemptResult
-from sandbox.contract.subjects import pool_of_ack
+from sandbox.contract.subjects import lane, pool_of_ack
 from sandbox.contract.wire import (
     LEASE_S,
-    BudgetHandler,
     BudgetReply,
     BudgetRequest,
-    ClaimHandler,
     ClaimReply,
     ClaimRequest,
     Control,
     Delivery,
+    Desk,
     Heartbeat,
+    JoinReply,
+    JoinRequest,
+    Notice,
     Progress,
     RpcHandler,
 )
@@ -39,7 +41,7 @@ POLL_S = 0.01
 @dataclass
 class _Queued:
     seq: int
-    pool: str
+    lane: str
     data: bytes
     published_at: float
     deliveries: int = 0
@@ -67,11 +69,11 @@ class MemoryBroker:
     life_signs: dict[str, tuple[float, Heartbeat]] = field(default_factory=dict)
     blobs: dict[tuple[Bucket, str], bytes] = field(default_factory=dict)
     waiting: Counter[str] = field(default_factory=Counter)
-    claims: ClaimHandler | None = None
-    budgets: BudgetHandler | None = None
+    desk: Desk | None = None
     rpcs: dict[str, RpcHandler] = field(default_factory=dict)
     controls: dict[str, set["asyncio.Queue[Control]"]] = field(default_factory=dict)
     watchers: set["asyncio.Queue[Progress]"] = field(default_factory=set)
+    observers: set["asyncio.Queue[Notice]"] = field(default_factory=set)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _seq: int = 0
     _seen: dict[str, float] = field(default_factory=dict)
@@ -89,18 +91,24 @@ class MemoryBroker:
             self._seen[dedupe] = now
         return repeated
 
-    def enqueue(self, job: JobSpec) -> None:
-        """Store a job for its pool."""
+    def enqueue(self, job: JobSpec, lane: str) -> None:
+        """Store a job for a lane."""
         self._seq += 1
-        self.jobs.append(_Queued(self._seq, job.pool, job.model_dump_json().encode(), time.time()))
+        self.jobs.append(_Queued(self._seq, lane, job.model_dump_json().encode(), time.time()))
 
-    def take(self, pool: str) -> Delivery | None:
-        """Lease the oldest job of the pool that nobody holds."""
+    def notify(self, notice: Notice) -> None:
+        """Tell whoever observes that an executor's connection opened or closed."""
+        for observer in self.observers:
+            if not observer.full():
+                observer.put_nowait(notice)
+
+    def take(self, lanes: Collection[str]) -> Delivery | None:
+        """Lease the oldest job of the lanes that nobody holds."""
         for queued in self.jobs:
-            if queued.pool == pool and (queued.leased_until is None or queued.leased_until <= self.clock()):
+            if queued.lane in lanes and (queued.leased_until is None or queued.leased_until <= self.clock()):
                 queued.deliveries += 1
                 queued.leased_until = self.clock() + self.lease_s
-                ack_subject = f"$JS.ACK.JOBS.{pool}.{queued.deliveries}.{queued.seq}.{queued.seq}.{time.time_ns()}.0"
+                ack_subject = f"$JS.ACK.JOBS.{queued.lane}.{queued.deliveries}.{queued.seq}.{queued.seq}.{time.time_ns()}.0"
                 job = JobSpec.model_validate_json(queued.data)
                 return Delivery(job=job, ack_subject=ack_subject, deliveries=queued.deliveries, published_at=queued.published_at)
         return None
@@ -168,9 +176,11 @@ class MemoryExecutorLink(MemoryLink):
         link = cls(broker, executor, pools)
         listeners = broker.controls.setdefault(executor, set())
         listeners.add(link._controls)
+        broker.notify(Notice(executor=executor, is_connected=True))
         try:
             yield link
         finally:
+            broker.notify(Notice(executor=executor, is_connected=False))
             listeners.discard(link._controls)
             await link._close()
 
@@ -180,39 +190,47 @@ class MemoryExecutorLink(MemoryLink):
             await _wait(self._broker.changed, POLL_S)
         return "this link is closed"
 
-    async def next_job(self, pool: str, wait_s: float) -> Delivery | None:
-        """Pull one job, waiting at most `wait_s`."""
+    async def join(self, request: JoinRequest) -> JoinReply:
+        """Introduce this executor."""
         broker = self._open()
-        if pool not in self._pools:
-            raise BrokerError(f"executor {self._executor} has no right to pool {pool}")
+        if broker.desk is None:
+            raise BrokerError("no supervisor answers")
+        if request.executor != self._executor:
+            return JoinReply(accepted=False, reason="the request names another executor")
+        return await broker.desk.join(request)
+
+    async def next_job(self, wait_s: float) -> Delivery | None:
+        """Pull one job from any of this executor's lanes, waiting at most `wait_s`."""
+        broker = self._open()
+        lanes = [lane(pool, whose) for pool in self._pools for whose in ("", self._executor)]
         until = time.monotonic() + wait_s
-        broker.waiting[pool] += 1
+        broker.waiting.update(lanes)
         try:
             while (left := until - time.monotonic()) > 0 and not self._closed:
-                if delivery := broker.take(pool):
+                if delivery := broker.take(lanes):
                     return delivery
                 await _wait(broker.changed, min(left, POLL_S))
         finally:
-            broker.waiting[pool] -= 1
+            broker.waiting.subtract(lanes)
         return None
 
     async def claim(self, request: ClaimRequest) -> ClaimReply:
         """Ask the supervisor for the attempt."""
         broker = self._open()
-        if broker.claims is None:
+        if broker.desk is None:
             raise BrokerError("no supervisor answers")
         if request.executor != self._executor or pool_of_ack(request.ack_subject) is None:
             return ClaimReply(decision="refused", reason="the request names another executor or no job")
-        return await broker.claims(request)
+        return await broker.desk.claim(request)
 
     async def budget(self, request: BudgetRequest) -> BudgetReply:
         """Reserve, extend or settle."""
         broker = self._open()
-        if broker.budgets is None:
+        if broker.desk is None:
             raise BrokerError("no supervisor answers")
         if request.executor != self._executor:
             return BudgetReply(granted=False, remaining_nano_usd=0, reason="the request names another executor")
-        return await broker.budgets(request)
+        return await broker.desk.budget(request)
 
     async def in_progress(self, ack_subject: str) -> None:
         """Renew the lease."""
@@ -250,7 +268,7 @@ class MemoryExecutorLink(MemoryLink):
         if beat.executor != self._executor:
             raise ValueError(f"executor {self._executor} cannot speak as {beat.executor}")
         broker = self._open()
-        broker.life_signs[beat.executor] = (broker.clock() + LIFE_SIGN_S, beat)
+        broker.life_signs[beat.executor] = (broker.clock() + LIFE_SIGN_S, beat.model_copy(update={"seen_at": time.time()}))
 
     async def controls(self) -> AsyncIterator[Control]:
         """Yield what the supervisor says to this executor."""
@@ -291,21 +309,44 @@ class MemorySupervisorLink(MemoryLink):
         try:
             yield link
         finally:
-            broker.claims, broker.budgets, broker.rpcs = None, None, {}
+            broker.desk, broker.rpcs = None, {}
             await link._close()
 
-    async def publish_job(self, job: JobSpec, dedupe: str) -> None:
+    async def publish_job(self, job: JobSpec, dedupe: str, executor: str = "") -> None:
         """Store a job; the same `dedupe` again within the window is ignored."""
         broker = self._open()
         if not broker.is_repeated(f"job:{dedupe}"):
-            broker.enqueue(job)
+            broker.enqueue(job, lane(job.pool, executor))
             await broker.poke()
 
-    async def credit(self, pool: str) -> int:
-        """Return how many more jobs waiting executors of the pool could take."""
+    async def credit(self, pool: str, executor: str = "") -> int:
+        """Return how many more jobs a lane's waiting pulls could take."""
+        broker, name = self._open(), lane(pool, executor)
+        undelivered = sum(1 for job in broker.jobs if job.lane == name and job.deliveries == 0)
+        return max(0, broker.waiting[name] - undelivered)
+
+    async def admit(self, executor: str, pools: tuple[str, ...]) -> None:
+        """Make the executor's own lanes, which memory needs not."""
+        self._open()
+
+    async def forget(self, executor: str, pools: tuple[str, ...]) -> None:
+        """Remove what is queued for this executor alone."""
         broker = self._open()
-        undelivered = sum(1 for job in broker.jobs if job.pool == pool and job.deliveries == 0)
-        return max(0, broker.waiting[pool] - undelivered)
+        gone = {lane(pool, executor) for pool in pools}
+        broker.jobs = [job for job in broker.jobs if job.lane not in gone]
+
+    async def notices(self) -> AsyncIterator[Notice]:
+        """Yield what the broker says of executors' connections."""
+        observer: asyncio.Queue[Notice] = asyncio.Queue(maxsize=1024)
+        self._open().observers.add(observer)
+        try:
+            while not self._closed:
+                try:
+                    yield await asyncio.wait_for(observer.get(), POLL_S)
+                except TimeoutError:
+                    continue
+        finally:
+            self._broker.observers.discard(observer)
 
     async def cancel(self, executor: str, job_id: str, reason: str) -> None:
         """Tell an executor to stop an attempt."""
@@ -358,10 +399,10 @@ class MemorySupervisorLink(MemoryLink):
             else:
                 await _wait(broker.changed, POLL_S)
 
-    async def serve(self, claims: ClaimHandler, budgets: BudgetHandler, rpcs: dict[str, RpcHandler]) -> None:
+    async def serve(self, desk: Desk, rpcs: dict[str, RpcHandler]) -> None:
         """Answer executors and CLIs until the link is closed."""
         broker = self._open()
-        broker.claims, broker.budgets, broker.rpcs = claims, budgets, rpcs
+        broker.desk, broker.rpcs = desk, rpcs
 
     async def executors(self) -> list[Heartbeat]:
         """Return the executors whose life sign has not expired."""

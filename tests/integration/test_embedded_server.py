@@ -91,7 +91,7 @@ async def test_a_restart_keeps_port_keys_and_data(tmp_path: Path) -> None:
         async with NatsSupervisorLink.connect(before) as link, NatsExecutorLink.connect(executor) as worker:
             assert [number_of(event) for event in await JetStreamEventLog(link.connection).read(RUN)] == [7]
             assert await worker.get_blob(ref) == b"data"
-            assert await worker.next_job("default", 5) is not None
+            assert await worker.next_job(5) is not None
 
 
 async def test_a_taken_port_is_replaced(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ async def test_a_killed_server_comes_back_and_its_clients_with_it(tmp_path: Path
             seq = await log.append(an_event(1), 0)
             ref = await link.put_blob(f"{RUN}/in", b"data")
             await link.publish_job(a_job("held"), "d1")
-            held = await worker.next_job("default", 5)
+            held = await worker.next_job(5)
             assert held is not None
             async with opened(log.follow(RUN)) as events, opened(link.results()) as results:
                 await take(events, 1)
@@ -131,7 +131,7 @@ async def test_a_killed_server_comes_back_and_its_clients_with_it(tmp_path: Path
                 await worker.publish_result(a_result())
                 await worker.ack(held.ack_subject)
                 await link.publish_job(a_job("next"), "d2")
-                following = await worker.next_job("default", 10)
+                following = await worker.next_job(10)
                 [stored] = await result
                 await stored.confirm()
                 [event] = await take(events, 1)
@@ -149,14 +149,14 @@ async def test_a_pull_that_waited_in_a_killed_server_ends_at_once(tmp_path: Path
     async with EmbeddedBroker.run(tmp_path / "nats") as broker:
         executor = await broker.add_executor("ex1")
         async with NatsSupervisorLink.connect(broker.supervisor) as link, NatsExecutorLink.connect(executor) as worker:
-            pulling = asyncio.create_task(worker.next_job("default", 15))
+            pulling = asyncio.create_task(worker.next_job(15))
             await asyncio.sleep(0.2)
             began = time.monotonic()
 
             os.kill(broker.pid, signal.SIGKILL)
             nothing = await pulling
             await link.publish_job(a_job(), "d1")
-            delivery = await worker.next_job("default", 15)
+            delivery = await worker.next_job(15)
 
         assert nothing is None
         assert delivery is not None
@@ -215,11 +215,11 @@ async def test_admitting_an_executor_disturbs_nobody(tmp_path: Path) -> None:
     async with EmbeddedBroker.run(tmp_path / "nats") as broker:
         first = await broker.add_executor("ex1")
         async with NatsSupervisorLink.connect(broker.supervisor) as link, NatsExecutorLink.connect(first) as worker:
-            pulling = asyncio.create_task(worker.next_job("default", 10))
+            pulling = asyncio.create_task(worker.next_job(10))
             second = await broker.add_executor("ex2", ("gpu",))
             async with NatsExecutorLink.connect(second) as other:
                 await link.publish_job(a_job(pool="gpu"), "d1")
-                assert await other.next_job("gpu", 5) is not None
+                assert await other.next_job(5) is not None
             await link.publish_job(a_job(), "d2")
 
             assert await pulling is not None
@@ -238,7 +238,7 @@ async def test_a_key_taken_back_is_worth_nothing(tmp_path: Path, how: str) -> No
 
             assert await asyncio.wait_for(worker.wait_lost(), 20)
             with pytest.raises(BrokerError):
-                await worker.next_job("default", 1)
+                await worker.next_job(1)
         with pytest.raises(BrokerError, match=r"(?i)authorization"):
             async with NatsExecutorLink.connect(old):
                 pass

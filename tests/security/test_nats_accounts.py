@@ -18,6 +18,7 @@ from sandbox.contract.credentials import ExecutorCredentials
 from sandbox.contract.errors import BrokerError, Rejected
 from supervisor.store.embedded import EmbeddedBroker
 from supervisor.store.jetstream import JetStreamEventLog
+from tests.fakes.paper_desk import PaperDesk
 from tests.fakes.wire_data import RUN, a_claim, a_heartbeat, a_job, a_result, an_event, grant, opened, pay, take
 
 DENIED_S = 0.4
@@ -55,10 +56,10 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 async def test_an_executor_does_its_work_with_its_own_rights(site: Site) -> None:
     """The control for everything below: all an executor needs is allowed."""
-    await site.supervisor.serve(grant, pay, {})
+    await site.supervisor.serve(PaperDesk(grant, pay), {})
     await site.supervisor.publish_job(a_job(), "d1")
 
-    delivery = await site.ex1.next_job("default", 5)
+    delivery = await site.ex1.next_job(5)
     assert delivery is not None
     await site.ex1.in_progress(delivery.ack_subject)
     ref = await site.ex1.put_blob(f"{RUN}/out", b"data")
@@ -110,7 +111,7 @@ async def test_an_executor_does_its_work_with_its_own_rights(site: Site) -> None
 )
 async def test_an_executor_may_not_publish_elsewhere(site: Site, subject: str, payload: str) -> None:
     """Nothing but its own subjects is answered, and nothing is stored, read, removed or granted."""
-    await site.supervisor.serve(grant, pay, {"andon.rpc.intent": _never, "andon.rpc.stop": _never})
+    await site.supervisor.serve(PaperDesk(grant, pay), {"andon.rpc.intent": _never, "andon.rpc.stop": _never})
     await site.supervisor.publish_job(a_job(pool="gpu"), "d1")
     await JetStreamEventLog(site.fleet).append(an_event(), 0)
     before = [await _messages(site, name) for name in _STREAMS]
@@ -119,7 +120,7 @@ async def test_an_executor_may_not_publish_elsewhere(site: Site, subject: str, p
         await site.attacker.request(subject, payload.encode(), timeout_s=DENIED_S)
 
     assert [await _messages(site, name) for name in _STREAMS] == before
-    assert await site.ex2.next_job("gpu", 2) is not None
+    assert await site.ex2.next_job(2) is not None
 
 
 @pytest.mark.parametrize(
@@ -143,11 +144,11 @@ async def test_an_executor_may_not_publish_elsewhere(site: Site, subject: str, p
 )
 async def test_an_executor_may_not_listen_elsewhere(site: Site, subject: str) -> None:
     """A subscription to others' replies, jobs, events or objects stays silent."""
-    await site.supervisor.serve(grant, pay, {})
+    await site.supervisor.serve(PaperDesk(grant, pay), {})
 
     async with site.attacker.subscription(subject) as overheard:
         await site.supervisor.publish_job(a_job(pool="gpu"), "d1")
-        delivery = await site.ex2.next_job("gpu", 5)
+        delivery = await site.ex2.next_job(5)
         assert delivery is not None
         await site.ex2.ack(delivery.ack_subject)
         await site.supervisor.cancel("ex2", f"{RUN}-spec-1", "")
@@ -243,7 +244,7 @@ async def test_a_broken_record_in_the_store_is_refused(site: Site) -> None:
 
 async def test_a_malformed_request_is_answered_and_hurts_nobody(site: Site) -> None:
     """Rubbish on its own claim subject gets an error; the next claim is served."""
-    await site.supervisor.serve(grant, pay, {})
+    await site.supervisor.serve(PaperDesk(grant, pay), {})
 
     for subject in ("andon.rpc.claim.ex1", "andon.rpc.budget.ex1"):
         for payload in (b"", b"\xff", b"{}", b"[" * 1000):

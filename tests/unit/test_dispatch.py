@@ -172,7 +172,7 @@ async def test_jobs_are_released_by_credit_highest_priority_first():
         assert (len(broker.jobs), len(queue)) == (0, 4)
         rounds = []
         for _ in range(4):
-            delivery = await link.next_job("default", 5)
+            delivery = await link.next_job(5)
             assert delivery is not None
             rounds.append(delivery.job.round)
             await link.ack(delivery.ack_subject)
@@ -188,7 +188,7 @@ async def test_a_job_nobody_wants_any_more_is_never_published():
         queue.put(a_job(2), "j:2", lambda: True)
         wanted.clear()
         wanted.append(False)
-        delivery = await link.next_job("default", 5)
+        delivery = await link.next_job(5)
         assert delivery is not None
         await wait_until(lambda: len(queue) == 0, "the queue is empty")
 
@@ -202,10 +202,10 @@ async def test_the_same_copy_is_put_once_and_a_pool_does_not_wait_for_another():
         queue.put(a_job(2), "j:2", lambda: True)
         queue.put(a_job(2), "j:2", lambda: True)
         assert len(queue) == 2
-        first = await link.next_job("default", 5)
+        first = await link.next_job(5)
         assert first is not None
         await link.ack(first.ack_subject)
-        assert await link.next_job("default", 0.1) is None
+        assert await link.next_job(0.1) is None
         assert len(queue) == 1
 
 
@@ -215,7 +215,7 @@ async def test_a_broker_that_is_away_is_waited_for():
     class Away(MemorySupervisorLink):
         failures = 2
 
-        async def credit(self, pool: str) -> int:
+        async def credit(self, pool: str, executor: str = "") -> int:
             if self.failures:
                 self.failures -= 1
                 raise BrokerError("away")

@@ -11,14 +11,14 @@ async def test_leases_life_signs_and_repetitions_follow_the_given_clock() -> Non
     async with MemorySupervisorLink.connect(broker) as supervisor, MemoryExecutorLink.connect(broker, "ex1") as executor:
         await executor.heartbeat(a_heartbeat())
         await supervisor.publish_job(a_job(), "d1")
-        assert await executor.next_job("default", 0.05) is not None
-        assert await executor.next_job("default", 0.05) is None
+        assert await executor.next_job(0.05) is not None
+        assert await executor.next_job(0.05) is None
         assert len(await supervisor.executors()) == 1
 
         now = 61.0
         await broker.poke()
 
-        again = await executor.next_job("default", 0.05)
+        again = await executor.next_job(0.05)
         assert again is not None
         assert again.deliveries == 2
         assert await supervisor.executors() == []
@@ -26,4 +26,4 @@ async def test_leases_life_signs_and_repetitions_follow_the_given_clock() -> Non
         now = 601.0
         await executor.ack(again.ack_subject)
         await supervisor.publish_job(a_job(), "d1")
-        assert await executor.next_job("default", 0.05) is not None
+        assert await executor.next_job(0.05) is not None

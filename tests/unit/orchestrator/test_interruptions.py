@@ -239,8 +239,8 @@ async def test_claims_at_the_same_moment_give_one_attempt():
     async with a_world() as world, world.supervisor():
         run = await world.submit()
         await world.until(run, lambda state: bool(state.jobs), "a job is dispatched")
-        claim = world.broker.claims
-        assert claim is not None
+        assert world.broker.desk is not None
+        claim = world.broker.desk.claim
         requests = [ClaimRequest(executor=f"host-{number}", job_id=f"{run}-spec-1", ack_subject="a") for number in range(5)]
         replies = await asyncio.gather(*(claim(request) for request in requests))
         state = await world.state(run)
@@ -307,9 +307,9 @@ async def test_a_second_writer_makes_the_first_stand_down():
         run = await world.submit()
         state = await world.until(run, lambda state: bool(state.jobs), "a job is dispatched")
         await world.log.append(ev.StopRequested(run_id=run, at=1, how="park", reason="the other"), state.seq)
-        assert world.broker.claims is not None
+        assert world.broker.desk is not None
         with pytest.raises(BrokerError):
-            await world.broker.claims(ClaimRequest(executor="h", job_id=f"{run}-spec-1", ack_subject="a"))
+            await world.broker.desk.claim(ClaimRequest(executor="h", job_id=f"{run}-spec-1", ack_subject="a"))
         (ended,) = await asyncio.gather(task, return_exceptions=True)
         assert isinstance(ended, BaseExceptionGroup)
         assert ended.subgroup(StaleWriter) is not None

@@ -173,8 +173,8 @@ async def test_two_claims_of_one_job_give_one_attempt():
 
     async def work(worker: Worker, delivery: Delivery, reply: ClaimReply) -> AttemptResult:
         if not replies:
-            other = world.broker.claims
-            assert other is not None
+            assert world.broker.desk is not None
+            other = world.broker.desk.claim
             same = {"job_id": delivery.job.job_id, "ack_subject": delivery.ack_subject}
             replies.append(await other(ClaimRequest(executor="host-9", **same)))
             replies.append(await other(ClaimRequest(executor="host-9", token=reply.token, **same)))
@@ -218,8 +218,8 @@ async def test_another_protocol_version_is_refused_with_a_reason():
     """The executor is told what to do."""
     async with a_world() as world, world.supervisor():
         run = await world.submit()
-        assert world.broker.claims is not None
-        reply = await world.broker.claims(ClaimRequest(executor="old", job_id=f"{run}-spec-1", ack_subject="a", version=0))
+        assert world.broker.desk is not None
+        reply = await world.broker.desk.claim(ClaimRequest(executor="old", job_id=f"{run}-spec-1", ack_subject="a", version=0))
 
     assert (reply.decision, "version 0" in reply.reason) == ("refused", True)
 
@@ -229,9 +229,9 @@ async def test_a_delivery_of_another_pool_gets_no_attempt():
     async with a_world() as world, world.supervisor():
         run = await world.submit()
         await world.until(run, lambda state: bool(state.jobs), "a job is dispatched")
-        assert world.broker.claims is not None
+        assert world.broker.desk is not None
         replies = [
-            await world.broker.claims(ClaimRequest(executor="h", job_id=f"{run}-spec-1", ack_subject=f"$JS.ACK.JOBS.{pool}.1.1.1.1.0"))
+            await world.broker.desk.claim(ClaimRequest(executor="h", job_id=f"{run}-spec-1", ack_subject=f"$JS.ACK.JOBS.{pool}.1.1.1.1.0"))
             for pool in ("gpu", "default")
         ]
 
@@ -241,8 +241,8 @@ async def test_a_delivery_of_another_pool_gets_no_attempt():
 async def test_a_claim_of_an_unknown_job_is_gone():
     """So that a copy left on the bus is taken off it."""
     async with a_world() as world, world.supervisor():
-        assert world.broker.claims is not None
-        reply = await world.broker.claims(ClaimRequest(executor="h", job_id="0000000000-spec-1", ack_subject="a"))
+        assert world.broker.desk is not None
+        reply = await world.broker.desk.claim(ClaimRequest(executor="h", job_id="0000000000-spec-1", ack_subject="a"))
 
     assert reply.decision == "gone"
 

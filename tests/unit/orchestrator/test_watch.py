@@ -51,10 +51,10 @@ async def a_scene(*, claimed: bool = True) -> AsyncIterator[Scene]:
     async with a_world() as world, world.supervisor(clock=lambda: 1000.0):
         run = await world.submit()
         await world.until(run, lambda state: bool(state.jobs), "a job is dispatched")
-        assert world.broker.claims is not None
+        assert world.broker.desk is not None
         ack = "$JS.ACK.JOBS.default.1.1.1.1.0"
         if claimed:
-            reply = await world.broker.claims(ClaimRequest(executor="host-1", job_id=f"{run}-spec-1", ack_subject=ack))
+            reply = await world.broker.desk.claim(ClaimRequest(executor="host-1", job_id=f"{run}-spec-1", ack_subject=ack))
             assert reply.decision == "granted"
         yield Scene(world, run)
 
