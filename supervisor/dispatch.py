@@ -129,6 +129,8 @@ def _spec(run: RunState, command: Dispatch, stage: Stage, input_pack: BlobRef) -
         round=command.round,
         kind=command.kind,
         pool=stage.pool,
+        priority=stage.priority or intent.priority,
+        labels=stage.labels,
         base_commit=command.base_commit,
         input_pack=input_pack,
         scope=scope_for(stage, intent.feature) if is_agent else WriteScope(),

@@ -114,9 +114,18 @@ class Intake:
             given_spec=request.spec_text,
             spec_commit=await self._spec_commit(request, pipeline, slug, int(now)),
             dockerfile_sha256=dockerfile_sha256,
+            priority=request.priority,
         )
         caller = request.traceparent if _TRACEPARENT.fullmatch(request.traceparent) else ""
-        event = RunAccepted(run_id=run, at=now, intent=intent, pipeline=pipeline, trace_id=trace_id(run), traceparent_of_caller=caller)
+        event = RunAccepted(
+            run_id=run,
+            at=now,
+            intent=intent,
+            pipeline=pipeline,
+            trace_id=trace_id(run),
+            traceparent_of_caller=caller,
+            request_id=request.request_id,
+        )
         return Accepted(event, notices)
 
     def _examine(self, tree: Tree, request: SubmitRequest, slug: str) -> tuple[Pipeline, str | None]:

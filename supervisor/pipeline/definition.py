@@ -9,7 +9,12 @@ from pydantic import Field
 
 from sandbox.contract.ids import StageName
 from sandbox.contract.job import Limits
+from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
+
+PRIORITY_DEFAULT = 5
+PRIORITY_MAX = 10
+"""The most urgent; 1 is the least."""
 
 Role = Literal["spec", "interface", "implement", "test", "validate", "docs", "land"]
 
@@ -36,7 +41,10 @@ class Stage(Frozen):
     limits: Limits = Limits()
     runtime: str = "runc"
     pool: str = "default"
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
+    """What an executor's labels have to match (`sandbox/contract/labels.py`)."""
+    priority: int | None = Field(None, ge=1, le=PRIORITY_MAX)
+    """Of this stage's jobs; None: the run's."""
 
 
 class Pipeline(Frozen):

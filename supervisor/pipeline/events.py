@@ -9,7 +9,7 @@ from sandbox.contract.ids import JobId, RunId, Sha, Slug, StageName
 from sandbox.contract.job import Submission
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import Cause, Dropped, Finding, Outcome, Usage
-from supervisor.pipeline.definition import Pipeline
+from supervisor.pipeline.definition import PRIORITY_DEFAULT, PRIORITY_MAX, Pipeline
 
 Verdict = Literal["pass", "fail", "hold"]
 
@@ -45,6 +45,7 @@ class Intent(Frozen):
     dockerfile_sha256: str | None = None
     """Consented hash of the base commit's `.andon/Dockerfile`."""
     image_note: str = ""
+    priority: int = Field(PRIORITY_DEFAULT, ge=1, le=PRIORITY_MAX)
 
 
 class Event(Frozen):
@@ -64,6 +65,8 @@ class RunAccepted(Event):
     pipeline: Pipeline
     trace_id: str
     traceparent_of_caller: str = ""
+    request_id: str = ""
+    """What the submission called itself: the same one again is answered with this run."""
 
 
 class JobDispatched(Event):
@@ -203,6 +206,8 @@ class RunLanded(Event):
     files_created: tuple[str, ...] = ()
     files_modified: tuple[str, ...] = ()
     files_deleted: tuple[str, ...] = ()
+    bundle: BlobRef | None = None
+    """Git bundle of the commit on its base, in IN, for whoever delivers it; None: only the supervisor's mirror has it."""
 
 
 class RunDelivered(Event):

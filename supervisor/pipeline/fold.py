@@ -54,6 +54,7 @@ def _accepted(event: ev.RunAccepted) -> RunState:
         intent=event.intent,
         pipeline=event.pipeline,
         trace_id=event.trace_id,
+        request_id=event.request_id,
         accepted_at=event.at,
         seq=event.seq,
         budget=BudgetState(limit_nano_usd=event.intent.budget_nano_usd),
@@ -103,7 +104,8 @@ def _run_level(
     match event:
         case ev.RunLanded():
             files = {"files_created": event.files_created, "files_modified": event.files_modified, "files_deleted": event.files_deleted}
-            return _with(run, state="landed", landed_commit=event.commit, branch=event.branch, exit_code=0, ended_at=event.at, **files)
+            where = {"landed_commit": event.commit, "landed_bundle": event.bundle, "branch": event.branch}
+            return _with(run, state="landed", exit_code=0, ended_at=event.at, **where, **files)
         case ev.RunDelivered():
             return _with(run, delivered=True, delivery_failed=False, branch=event.branch, exit_code=0, end_reason="")
         case ev.DeliveryFailed():

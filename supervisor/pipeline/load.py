@@ -16,9 +16,10 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.job import Limits
+from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
 from supervisor.pipeline.bounded_yaml import load_yaml
-from supervisor.pipeline.definition import Pipeline, Role, Stage
+from supervisor.pipeline.definition import PRIORITY_MAX, Pipeline, Role, Stage
 from supervisor.pipeline.graph import ancestors, find_cycle, sinks
 
 BASELINE = "baseline"
@@ -37,6 +38,7 @@ AGENT_ALIASES: dict[str, str] = {
 }
 """Names of the first source's agents, and the definition each means."""
 _AGENT_ROLES = ("spec", "interface", "implement", "test", "docs")
+_LABELS_ARE = 'labels are names of a-z, 0-9, ".", "_", "-" with a value in quotes, such as {arch: "arm64", mem: ">=16"}'
 _LIMIT_KEYS = {"timeout_s": "wall_s"} | {name: name for name in ("memory_mib", "cpus", "pids_max", "workspace_mib", "workspace_inodes_max")}
 
 
@@ -58,6 +60,8 @@ class _Common(_Form):
     workspace_inodes_max: int | None = Field(None, ge=1_000, le=1 << 30)
     runtime: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
     pool: str | None = Field(None, pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?$")
+    labels: Labels | None = None
+    priority: int | None = Field(None, ge=1, le=PRIORITY_MAX)
     network: Literal["none"] | None = None
 
 
@@ -74,7 +78,6 @@ class _StageForm(_Common):
     output: str | None = Field(None, min_length=1, max_length=400)
     budget_usd: int | float | str | None = None
     needs_model: bool | None = None
-    labels: dict[str, str] = Field(default_factory=dict, max_length=32)
 
 
 class _PipelineForm(_Form):
@@ -157,6 +160,8 @@ def _first_problem(error: ValidationError, body: object, key: str) -> str:
         return f"{where}: unknown key {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if problem["type"] == "model_type":
         return f"{where}: {name + ': ' if name else ''}a mapping of keys is needed here"
+    if "labels" in at:
+        return f"{where}: {name.removesuffix('.[key]')}: {_LABELS_ARE}"
     return f"{where}: {name}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
@@ -190,7 +195,8 @@ def _stage(form: _StageForm, defaults: _Common, source: str) -> Stage:
         limits=Limits(**limits),
         runtime=common["runtime"] or "runc",
         pool=common["pool"] or "default",
-        labels=form.labels,
+        labels=common["labels"] or {},
+        priority=common["priority"],
     )
 
 

@@ -108,6 +108,7 @@ class RunState(Frozen):
     intent: Intent
     pipeline: Pipeline
     trace_id: str
+    request_id: str = ""
     accepted_at: float
     seq: int
     jobs: dict[str, JobState] = Field(default_factory=dict)
@@ -118,6 +119,8 @@ class RunState(Frozen):
     """The same commits by `+`-joined parents."""
     budget: BudgetState
     landed_commit: str | None = None
+    landed_bundle: BlobRef | None = None
+    """Git bundle of the landed commit on the base, if one is stored."""
     delivered: bool = False
     branch: str
     files_created: tuple[str, ...] = ()

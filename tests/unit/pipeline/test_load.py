@@ -109,6 +109,14 @@ def test_no_rework_is_a_valid_policy():
         ("pipeline: {stages: [{name: spec, type: builtin, role: spec}]}", "stage 'spec': type: a stage of role spec runs an agent"),
         ("pipeline: {stages: [{name: spec, allow: ['../x']}]}", "stage 'spec': allow: '../x' is not a glob relative"),
         ("pipeline: {stages: [{name: Spec}]}", "stage 'Spec': name: "),
+        ("pipeline: {stages: [{name: spec, labels: {mem: 16}}]}", "stage 'spec': labels.mem: labels are names of a-z"),
+        ("pipeline: {stages: [{name: spec, labels: {Mem: '16'}}]}", "stage 'spec': labels.Mem: labels are names of a-z"),
+        ("pipeline: {stages: [{name: spec, labels: [gpu]}]}", "stage 'spec': labels: labels are names of a-z"),
+        ("pipeline: {defaults: {labels: {gpu: ''}}, stages: [{name: spec}]}", "pipeline: defaults.labels.gpu: labels are names"),
+        ("pipeline: {stages: [{name: spec, priority: 11}]}", "stage 'spec': priority: input should be less than or equal to 10"),
+        ("pipeline: {stages: [{name: spec, priority: 0}]}", "stage 'spec': priority: input should be greater than or equal to 1"),
+        ("pipeline: {stages: [{name: spec, pool: 'a b'}]}", "stage 'spec': pool: "),
+        ("pipeline: {stages: [{name: spec, label: {gpu: '1'}}]}", "stage 'spec': unknown key 'label'; did you mean 'labels'?"),
         ("pipeline: {stages: [3]}", "f.yaml: stage number 1: a mapping of keys is needed here"),
         ("pipeline: {stages: []}", "pipeline: stages: "),
         ("pipeline: 3", "f.yaml: pipeline: a mapping of keys is needed here"),
@@ -128,3 +136,20 @@ def test_an_error_names_file_stage_and_key(text: str, says: str):
     assert str(caught.value).startswith("f.yaml: ")
     assert says in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_a_stage_says_where_and_how_urgently_its_jobs_run():
+    """Labels, pool and priority of a stage beat the defaults; what neither says is left to the run."""
+    text = """
+    pipeline:
+      defaults: {labels: {arch: "amd64"}, priority: 3}
+      stages:
+        - {name: spec}
+        - {name: implement, depends_on: [spec], labels: {mem: ">=16"}, pool: big, priority: 10}
+    """
+
+    spec, implement, land = load_pipeline(text, "f.yaml").stages
+
+    assert (spec.labels, spec.pool, spec.priority) == ({"arch": "amd64"}, "default", 3)
+    assert (implement.labels, implement.pool, implement.priority) == ({"mem": ">=16"}, "big", 10)
+    assert land.priority is None
