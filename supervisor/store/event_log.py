@@ -4,7 +4,7 @@ Two implementations, over JetStream and in `tests/fakes`, under one conformance 
 """
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sandbox.contract.errors import ConflictError
 from supervisor.pipeline.events import AnyEvent
@@ -12,6 +12,15 @@ from supervisor.pipeline.events import AnyEvent
 
 class StaleWriter(ConflictError):
     """Another writer appended since this one last read: fold the run again, or stand down."""
+
+
+class Head(NamedTuple):
+    """Where a log is. Whoever keeps a copy knows by it whether the copy is of this log, and how far behind."""
+
+    origin: str
+    """Names this log: a new or emptied one has another name."""
+    last_seq: int
+    """0: there is no event."""
 
 
 class EventLog(Protocol):
@@ -42,4 +51,12 @@ class EventLog(Protocol):
 
     def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[AnyEvent]:
         """Yield a run's events numbered above `after_seq`, then each new one as it is appended, without end."""
+        ...
+
+    def follow_all(self, after_seq: int = 0) -> AsyncIterator[AnyEvent]:
+        """Yield every run's events numbered above `after_seq`, in the order they were appended, then each new one, without end."""
+        ...
+
+    async def head(self) -> Head:
+        """Return which log this is and the number of its last event."""
         ...

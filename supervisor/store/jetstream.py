@@ -11,7 +11,7 @@ from sandbox.bus import Connection, Message, Superseded
 from sandbox.contract import subjects
 from sandbox.contract.errors import BrokerError
 from supervisor.pipeline.events import AnyEvent, decode, encode
-from supervisor.store.event_log import StaleWriter
+from supervisor.store.event_log import Head, StaleWriter
 
 BATCH: Final = 1000
 BATCH_BYTES_MAX: Final = 16 << 20
@@ -62,16 +62,28 @@ class JetStreamEventLog:
             if not page or len(runs) >= int(info.get("total", 0)):
                 return sorted(runs)
 
-    async def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[AnyEvent]:
+    async def head(self) -> Head:
+        """Return the stream's birth, which a stream made anew does not share, and its last number."""
+        info = await self._connection.api(f"STREAM.INFO.{subjects.STREAM_EVENTS}")
+        return Head(origin=str(info["created"]), last_seq=int(info["state"]["last_seq"]))
+
+    def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[AnyEvent]:
         """Yield a run's events above `after_seq`, then each new one; goes on by itself after a lost connection.
 
         Raises:
             BrokerError: The connection is gone for good.
         """
+        return self._follow(subjects.events(run_id), after_seq)
+
+    def follow_all(self, after_seq: int = 0) -> AsyncIterator[AnyEvent]:
+        """Yield every run's events above `after_seq` in the order of the stream, then each new one; as `follow`."""
+        return self._follow(subjects.events("*"), after_seq)
+
+    async def _follow(self, subject: str, after_seq: int) -> AsyncIterator[AnyEvent]:
         seen = after_seq
         while True:
             try:
-                async with aclosing(self._consume(run_id, seen)) as messages:
+                async with aclosing(self._consume(subject, seen)) as messages:
                     async for message in messages:
                         event = decode(message.data, int(message.reply.split(".")[5]))
                         seen = event.seq
@@ -81,9 +93,9 @@ class JetStreamEventLog:
                     raise
                 await asyncio.sleep(RETRY_S)
 
-    async def _consume(self, run_id: str, after_seq: int) -> AsyncGenerator[Message, None]:
+    async def _consume(self, subject: str, after_seq: int) -> AsyncGenerator[Message, None]:
         """Read from a consumer of our own until it or the connection fails (`BrokerError`): in order, nothing acknowledged."""
-        name = await self._consumer(run_id, after_seq)
+        name = await self._consumer(subject, after_seq)
         pull = f"$JS.API.CONSUMER.MSG.NEXT.{subjects.STREAM_EVENTS}.{name}"
         query = json.dumps({"batch": FOLLOW_BATCH, "expires": int(FOLLOW_S * SECOND), "idle_heartbeat": int(FOLLOW_BEAT_S * SECOND)})
         inbox = self._connection.new_inbox()
@@ -108,11 +120,11 @@ class JetStreamEventLog:
                 expected, left = expected + 1, left - 1
                 yield message
 
-    async def _consumer(self, run_id: str, after_seq: int) -> str:
+    async def _consumer(self, subject: str, after_seq: int) -> str:
         name = f"follow-{secrets.token_hex(8)}"
         config = {
             "name": name,
-            "filter_subject": subjects.events(run_id),
+            "filter_subject": subject,
             "ack_policy": "none",
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": after_seq + 1,
@@ -122,5 +134,5 @@ class JetStreamEventLog:
             "replay_policy": "instant",
         }
         query = {"stream_name": subjects.STREAM_EVENTS, "config": config, "action": "create"}
-        await self._connection.api(f"CONSUMER.CREATE.{subjects.STREAM_EVENTS}.{name}.{config['filter_subject']}", query)
+        await self._connection.api(f"CONSUMER.CREATE.{subjects.STREAM_EVENTS}.{name}.{subject}", query)
         return name

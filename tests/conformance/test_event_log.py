@@ -137,6 +137,65 @@ async def test_a_long_run_is_read_whole(wire: Wire) -> None:
             assert [number_of(event) for event in await take(events, 1100, within_s=30)] == list(range(1100))
 
 
+async def test_all_runs_are_followed_in_the_order_of_the_log(wire: Wire) -> None:
+    """Whoever follows everything sees every run's events as they were appended, what was and what comes, without a gap."""
+    async with wire.log() as log:
+        first = await log.append(an_event(1), 0)
+        await log.append(an_event(2, OTHER_RUN), 0)
+        second = await log.append(an_event(3), first)
+        async with opened(log.follow_all()) as events:
+            past = await take(events, 3)
+            coming = asyncio.create_task(take(events, 2))
+            await log.append(an_event(4, "0123456782"), 0)
+            await log.append(an_event(5), second)
+
+            present = await coming
+
+    assert [number_of(event) for event in past + present] == [1, 2, 3, 4, 5]
+    assert [event.run_id for event in past] == [RUN, OTHER_RUN, RUN]
+    assert [event.seq for event in past + present] == sorted({event.seq for event in past + present})
+
+
+async def test_all_runs_can_be_followed_from_the_middle(wire: Wire) -> None:
+    """A reader that knows the log up to some event gets what is above it, of every run, also one that begins only now."""
+    async with wire.log() as log:
+        first = await log.append(an_event(1), 0)
+        known = await log.append(an_event(2, OTHER_RUN), 0)
+        async with opened(log.follow_all(after_seq=known)) as events:
+            waiting = asyncio.create_task(take(events, 2))
+            await log.append(an_event(3, OTHER_RUN), known)
+            await log.append(an_event(4), first)
+
+            found = await waiting
+
+    assert [number_of(event) for event in found] == [3, 4]
+
+
+async def test_a_follower_of_all_may_be_far_ahead(wire: Wire) -> None:
+    """Beginning after an event that is not there yet, e.g. with a copy of a log that was cut off, yields nothing below it."""
+    async with wire.log() as log, opened(log.follow_all(after_seq=3)) as events:
+        waiting = asyncio.create_task(take(events, 1))
+        await _append(log, 1, 2, 3, 4)
+
+        [event] = await waiting
+
+    assert number_of(event) == 4
+
+
+async def test_the_head_says_which_log_it_is_and_how_far(wire: Wire) -> None:
+    """The name stays, over connections too; the number is the last event's, whatever its run."""
+    async with wire.log() as log:
+        empty = await log.head()
+        await log.append(an_event(1), 0)
+        last = await log.append(an_event(2, OTHER_RUN), 0)
+    async with wire.log() as again:
+        head = await again.head()
+
+    assert empty.last_seq == 0
+    assert head == (empty.origin, last)
+    assert head.origin
+
+
 async def _append(log: EventLog, *numbers: int, after: int = 0) -> int:
     for number in numbers:
         after = await log.append(an_event(number), after)

@@ -1,10 +1,11 @@
 """An event log in memory with the real one's rules, one suite over both (`tests/conformance/test_event_log.py`)."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 
 from supervisor.pipeline.events import AnyEvent, decode, encode
-from supervisor.store.event_log import StaleWriter
+from supervisor.store.event_log import Head, StaleWriter
 
 
 class MemoryEventLog:
@@ -13,6 +14,7 @@ class MemoryEventLog:
     def __init__(self) -> None:
         self._stored: list[tuple[int, str, bytes]] = []
         self._grown = asyncio.Condition()
+        self._origin = secrets.token_hex(8)
 
     async def append(self, event: AnyEvent, expected_seq: int) -> int:
         """Append if the run's last event is `expected_seq`."""
@@ -33,14 +35,26 @@ class MemoryEventLog:
         """Return the ids of all runs, oldest first."""
         return sorted({run for _, run, _ in self._stored})
 
-    async def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[AnyEvent]:
+    async def head(self) -> Head:
+        """Return the log's name and its last number."""
+        return Head(self._origin, len(self._stored))
+
+    def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[AnyEvent]:
         """Yield a run's events above `after_seq`, then each new one."""
+        return self._follow({run_id}, after_seq)
+
+    def follow_all(self, after_seq: int = 0) -> AsyncIterator[AnyEvent]:
+        """Yield every run's events above `after_seq`, then each new one."""
+        return self._follow(None, after_seq)
+
+    async def _follow(self, runs: set[str] | None, after_seq: int) -> AsyncIterator[AnyEvent]:
         seen = after_seq
         while True:
-            for event in await self.read(run_id):
-                if event.seq > seen:
-                    seen = event.seq
-                    yield event
+            while seen < len(self._stored):
+                seq, run, data = self._stored[seen]
+                seen = seq
+                if runs is None or run in runs:
+                    yield decode(data, seq)
             async with self._grown:
-                if not any(seq > seen and run == run_id for seq, run, _ in self._stored):
+                if seen >= len(self._stored):
                     await self._grown.wait()
