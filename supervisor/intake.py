@@ -115,6 +115,7 @@ class Intake:
             spec_commit=await self._spec_commit(request, pipeline, slug, int(now)),
             dockerfile_sha256=dockerfile_sha256,
             priority=request.priority,
+            delivery=request.delivery,
         )
         caller = request.traceparent if _TRACEPARENT.fullmatch(request.traceparent) else ""
         event = RunAccepted(

@@ -61,7 +61,7 @@ class RunActor:
     def is_over(self) -> bool:
         """Return whether nothing can happen any more in this run, but by a new actor."""
         run = self.state
-        undelivered = run.state == "landed" and not run.delivered and not run.delivery_failed and self.ports.deliver is not None
+        undelivered = run.state == "landed" and not run.delivered and not run.delivery_failed and self.ports.delivers(run)
         return run.state in FINAL and not undelivered
 
     async def record(self, build: Build) -> AnyEvent | None:
@@ -224,7 +224,7 @@ class RunActor:
 
     def _start(self, commands: list[Command]) -> None:
         for command in commands:
-            if self._tasks is None or command in self._in_flight or (isinstance(command, Deliver) and self.ports.deliver is None):
+            if self._tasks is None or command in self._in_flight or (isinstance(command, Deliver) and not self.ports.delivers(self.state)):
                 continue
             self._in_flight.add(command)
             self._tasks.create_task(self._perform(command))

@@ -129,7 +129,7 @@ async def _cancel(actor: Actor, command: Cancel) -> None:
 
 async def _deliver(actor: Actor, command: Deliver) -> None:
     run = actor.state
-    if actor.ports.deliver is None or run.landed_commit is None:
+    if actor.ports.deliver is None or not actor.ports.delivers(run) or run.landed_commit is None:
         return
     await actor.ports.deliver(run)
     await _record(actor, command, RunDelivered(run_id=run.run_id, at=0, branch=run.branch, commit=run.landed_commit))

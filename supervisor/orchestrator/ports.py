@@ -100,3 +100,7 @@ class Ports:
     """Unix seconds."""
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
     new_token: Callable[[], str] = field(default=lambda: secrets.token_hex(32))
+
+    def delivers(self, run: RunState) -> bool:
+        """Return whether a landed run is delivered here: its repository is on this host, and nobody else was named."""
+        return self.deliver is not None and run.intent.delivery == "supervisor"

@@ -156,7 +156,7 @@ class Orchestrator:
 
     async def _deliver_again(self, run_id: str) -> Answer:
         run = await self._load(run_id)
-        if run is None or run.state != "landed" or run.delivered or self._ports.deliver is None:
+        if run is None or run.state != "landed" or run.delivered or not self._ports.delivers(run):
             return await self._over(run_id)
         event = self._resumed(run_id, None)
         seq = await self._ports.log.append(event, run.seq)

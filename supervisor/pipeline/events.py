@@ -46,6 +46,8 @@ class Intent(Frozen):
     """Consented hash of the base commit's `.andon/Dockerfile`."""
     image_note: str = ""
     priority: int = Field(PRIORITY_DEFAULT, ge=1, le=PRIORITY_MAX)
+    delivery: Literal["supervisor", "client"] = "supervisor"
+    """Who brings the landed commit into the repository (DECISIONS D1)."""
 
 
 class Event(Frozen):

@@ -41,6 +41,8 @@ class SubmitRequest(Frozen):
     traceparent: str = ""
     priority: int = Field(PRIORITY_DEFAULT, ge=1, le=PRIORITY_MAX)
     """10 is the most urgent; a stage of the pipeline may say otherwise for its own jobs."""
+    delivery: Literal["supervisor", "client"] = "supervisor"
+    """Who brings the landed commit into the repository: a CLI on its own host does if the supervisor is on another one (DECISIONS D1)."""
     request_id: str = Field("", pattern=r"^[A-Za-z0-9-]{0,64}$")
     """Chosen at random by whoever asks: the same submission again is answered with the same run. Empty: each one opens a run."""
 

@@ -71,7 +71,7 @@ class ScriptedIntake:
         """Return the event that opens the run."""
         self.count += 1
         name = run_id(1_750_000_000_000 + self.count * 64, b"\0\0")
-        same = request.model_dump(include={"repository", "parallel", "baseline", "budget_nano_usd", "warn_nano_usd"})
+        same = request.model_dump(include={"repository", "parallel", "baseline", "budget_nano_usd", "warn_nano_usd", "delivery"})
         intent = an_intent(**same)
         event = ev.RunAccepted(run_id=name, at=time.time(), intent=intent, pipeline=default_pipeline(), trace_id=trace_id(name))
         return Accepted(event, tuple(sorted(taken)))

@@ -234,6 +234,16 @@ async def test_without_a_delivery_of_its_own_the_supervisor_is_done_at_the_landi
     assert not state.delivered
 
 
+async def test_a_run_of_a_client_elsewhere_is_left_to_it_to_deliver():
+    """Its repository's path means nothing on the supervisor's host, where another repository may be."""
+    async with a_world() as world, world.supervisor() as supervisor, world.worker():
+        run = await world.submit(delivery="client")
+        state = await world.until(run, lambda state: state.state == "landed", "it has landed")
+        await wait_until(lambda: not supervisor.busy_runs, "the run is let go")
+
+    assert (state.delivered, world.delivered) == (False, [])
+
+
 async def test_claims_at_the_same_moment_give_one_attempt():
     """One is granted, the others are busy."""
     async with a_world() as world, world.supervisor():
