@@ -9,10 +9,11 @@ from sandbox.bus import Connection
 from sandbox.bus.connection import CONNECT_S
 from sandbox.bus.serving import ask_bytes
 from sandbox.bus.supervisor_link import FLEET, list_executors, watch_progress
+from sandbox.contract import subjects
 from sandbox.contract.blob import BlobRef, Bucket
 from sandbox.contract.credentials import SupervisorCredentials
 from sandbox.contract.errors import UsageError
-from sandbox.contract.wire import Heartbeat, Progress
+from sandbox.contract.wire import Control, Heartbeat, Progress
 from supervisor.pipeline.events import AnyEvent
 from supervisor.store.jetstream import JetStreamEventLog
 
@@ -29,6 +30,10 @@ class FleetClient(Protocol):
         """
         ...
 
+    async def runs(self) -> list[str]:
+        """Return the ids of all runs of the fleet, oldest first."""
+        ...
+
     async def read(self, run_id: str) -> list[AnyEvent]:
         """Return a run's events so far; empty for an unknown run."""
         ...
@@ -43,6 +48,10 @@ class FleetClient(Protocol):
 
     async def executors(self) -> list[Heartbeat]:
         """Return the executors whose life sign has not expired."""
+        ...
+
+    async def drain(self, executor: str, reason: str) -> None:
+        """Tell an executor to take no more jobs and to leave when those it has are done; one-way, may be lost, harmless twice."""
         ...
 
     async def get_blob(self, ref: BlobRef) -> bytes:
@@ -78,6 +87,10 @@ class NatsFleetClient:
             raise UsageError(f"the request is {len(payload)} bytes; at most {self._connection.payload_bytes_max} can be sent")
         return await ask_bytes(self._connection, subject, payload, timeout_s=timeout_s)
 
+    async def runs(self) -> list[str]:
+        """Return the ids of all runs of the fleet, oldest first."""
+        return await self._log.runs()
+
     async def read(self, run_id: str) -> list[AnyEvent]:
         """Return a run's events so far; empty for an unknown run."""
         return await self._log.read(run_id)
@@ -93,6 +106,11 @@ class NatsFleetClient:
     async def executors(self) -> list[Heartbeat]:
         """Return the executors whose life sign has not expired."""
         return await list_executors(self._connection)
+
+    async def drain(self, executor: str, reason: str) -> None:
+        """Tell an executor to take no more jobs and to leave when those it has are done."""
+        control = Control(verb="drain", reason=reason)
+        await self._connection.publish(subjects.control(executor, "drain"), control.model_dump_json().encode())
 
     async def get_blob(self, ref: BlobRef) -> bytes:
         """Read an object of either bucket and verify its digest."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from sandbox.contract.blob import BlobRef, Bucket
 from sandbox.contract.errors import AndonError, BrokerError
-from sandbox.contract.wire import Heartbeat, Progress
+from sandbox.contract.wire import Control, Heartbeat, Progress
 from supervisor.pipeline.events import AnyEvent
 from supervisor.store.event_log import EventLog
 from tests.fakes.memory_bus import MemoryBroker, MemoryLink, MemorySupervisorLink
@@ -29,6 +29,10 @@ class MemoryFleetClient(MemoryLink):
         except (AndonError, TimeoutError) as error:
             raise BrokerError(f"the supervisor could not answer on {subject}: {error}") from error
 
+    async def runs(self) -> list[str]:
+        """Return the ids of all runs."""
+        return await self._log.runs()
+
     async def read(self, run_id: str) -> list[AnyEvent]:
         """Return a run's events so far."""
         return await self._log.read(run_id)
@@ -44,6 +48,11 @@ class MemoryFleetClient(MemoryLink):
     async def executors(self) -> list[Heartbeat]:
         """Return the executors whose life sign has not expired."""
         return await self._supervisor.executors()
+
+    async def drain(self, executor: str, reason: str) -> None:
+        """Tell an executor to leave when its jobs are done."""
+        for queue in self._open().controls.get(executor, set()):
+            queue.put_nowait(Control(verb="drain", reason=reason))
 
     async def put_blob(self, name: str, data: bytes, bucket: Bucket = "IN") -> BlobRef:
         """Store an object."""
