@@ -22,7 +22,7 @@ from nats.aio.msg import Msg
 from sandbox.bus.lifetimes import completed
 from sandbox.bus.messages import Interrupted, Message, NoAnswer, Subscription
 from sandbox.contract.credentials import Credentials
-from sandbox.contract.errors import BrokerError
+from sandbox.contract.errors import BrokerError, BrokerRefused
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,8 @@ class NatsClient:
             connect_s: How long the first connect may take.
 
         Raises:
-            BrokerError: Nobody is there, the key is refused, or the server is too old.
+            BrokerRefused: The broker knows no such key.
+            BrokerError: Nobody is there, or the server is too old.
         """
         connection = cls(Client(), inbox)
         watch: asyncio.Task[None] | None = None
@@ -195,6 +196,8 @@ class NatsClient:
         try:
             first: set[asyncio.Future[Any]] = {connecting, self._refused}
             await asyncio.wait(first, timeout=connect_s, return_when=asyncio.FIRST_COMPLETED)
+            if self._refused.done():
+                raise BrokerRefused(f"the broker at {credentials.url} refuses the key of {name}: {self._last_error}")
             if not connecting.done():
                 raise BrokerError(f"no broker at {credentials.url}: {self._last_error or f'no answer within {connect_s:g} s'}")
             connecting.result()

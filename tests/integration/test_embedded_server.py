@@ -15,7 +15,7 @@ import pytest
 
 from sandbox.bus import Connection, NatsExecutorLink, NatsSupervisorLink
 from sandbox.contract.credentials import SupervisorCredentials, read_credentials
-from sandbox.contract.errors import BrokerError, ConfigError, ConflictError
+from sandbox.contract.errors import BrokerError, BrokerRefused, ConfigError, ConflictError
 from supervisor.store.embedded import RESTARTS_MAX, EmbeddedBroker, find_server, supervisor_file
 from supervisor.store.jetstream import JetStreamEventLog
 from tests.fakes.wire_data import RUN, a_job, a_result, an_event, number_of, opened, take, wait_until
@@ -239,7 +239,7 @@ async def test_a_key_taken_back_is_worth_nothing(tmp_path: Path, how: str) -> No
             assert await asyncio.wait_for(worker.wait_lost(), 20)
             with pytest.raises(BrokerError):
                 await worker.next_job(1)
-        with pytest.raises(BrokerError, match=r"(?i)authorization"):
+        with pytest.raises(BrokerRefused, match=r"(?i)authorization"):
             async with NatsExecutorLink.connect(old):
                 pass
 
