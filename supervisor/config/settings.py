@@ -36,6 +36,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "state_directory": ("ANDON_STATE_DIRECTORY",),
     "nats_url": ("NATS_URL",),
     "nats_creds": ("NATS_CREDS",),
+    "database_url": ("ANDON_DATABASE_URL",),
     "docker_host": ("DOCKER_HOST",),
     "otlp_endpoint": ("OTEL_EXPORTER_OTLP_ENDPOINT",),
     "traceparent": ("TRACEPARENT",),
@@ -110,6 +111,8 @@ class Config(Frozen):
     """A fleet's broker; None: the embedded stack."""
     nats_creds: Path | None = None
     """Credentials for that broker."""
+    database_url: str | None = Field(None, pattern=r"^postgres(?:ql)?(?:\+psycopg)?://", repr=False)
+    """A PostgreSQL server that keeps the history; None: a file in the state directory. May hold a password: never printed."""
     docker_host: str | None = None
     """The engine's address; None: the current context, else the default socket (DECISIONS G15)."""
     otlp_endpoint: str | None = None
@@ -146,7 +149,7 @@ class Config(Frozen):
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return key, shown value and origin of each setting, in the order of the documentation."""
-        shown = [(key, _shown(getattr(self, key)), self.origins.get(key, "default")) for key in ENVIRONMENT]
+        shown = [(key, _shown_of(key, getattr(self, key)), self.origins.get(key, "default")) for key in ENVIRONMENT]
         for name in PROVIDER_ENVIRONMENT:
             if name in self.provider:
                 secret = name in {"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"}
@@ -257,6 +260,11 @@ def _file_values(path: Path) -> dict[str, object]:
         if key not in allowed:
             raise ConfigError(f"{path}: unknown key {str(key)!r}; known: {', '.join(allowed)}")
     return {str(key): value for key, value in content.items() if value is not None}
+
+
+def _shown_of(key: str, value: object) -> str:
+    # A URL has more places for a password than one expression finds (`?password=`, an `@` inside it).
+    return "set" if key == "database_url" and value is not None else _shown(value)
 
 
 def _shown(value: object) -> str:

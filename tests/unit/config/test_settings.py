@@ -134,3 +134,18 @@ def test_models_are_mapped_by_file_or_environment(tmp_path: Path) -> None:
     assert load({}, {"HOME": "/", "ANDON_MODELS": "a=x, b=y"}).models == {"a": "x", "b": "y"}
     with pytest.raises(ConfigError, match="ANDON_MODELS"):
         load({}, {"HOME": "/", "ANDON_MODELS": "a"})
+
+
+@pytest.mark.parametrize("url", ["postgresql://ada:hush@db/andon", "postgres://ada:hu@sh/hush@db/andon", "postgresql://db/andon?password=hush"])
+def test_a_databases_password_is_never_shown(url: str, tmp_path: Path) -> None:
+    """Neither as a setting, nor in a repr, nor where the value is refused."""
+    config = load({}, {"HOME": "/", "ANDON_DATABASE_URL": url})
+
+    shown = [row for row in config.rows() if row[0] == "database_url"]
+
+    assert config.database_url == url
+    assert shown == [("database_url", "set", "environment ANDON_DATABASE_URL")]
+    assert "hush" not in f"{config!r} {config.rows()}"
+    with pytest.raises(ConfigError, match="ANDON_DATABASE_URL") as refused:
+        load({}, {"HOME": "/", "ANDON_DATABASE_URL": url.replace("postgres", "mysql")})
+    assert "hush" not in str(refused.value)
