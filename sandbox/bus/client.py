@@ -57,7 +57,7 @@ class NatsClient:
         self._inbox = inbox
         self._up = asyncio.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._subscriptions: set[Subscription] = set()
         self._closing = False
@@ -77,7 +77,7 @@ class NatsClient:
             connect_s: How long the first connect may take.
 
         Raises:
-            BrokerRefused: The broker knows no such key.
+            BrokerRefused: The broker knows no such key, or shows a certificate the credentials do not vouch for.
             BrokerError: Nobody is there, or the server is too old.
         """
         connection = cls(Client(), inbox)
@@ -197,7 +197,7 @@ class NatsClient:
             first: set[asyncio.Future[Any]] = {connecting, self._refused}
             await asyncio.wait(first, timeout=connect_s, return_when=asyncio.FIRST_COMPLETED)
             if self._refused.done():
-                raise BrokerRefused(f"the broker at {credentials.url} refuses the key of {name}: {self._last_error}")
+                raise BrokerRefused(f"the broker at {credentials.url} {self._refused.result()}")
             if not connecting.done():
                 raise BrokerError(f"no broker at {credentials.url}: {self._last_error or f'no answer within {connect_s:g} s'}")
             connecting.result()
@@ -265,13 +265,21 @@ class NatsClient:
             self._drop_transport()
         if self._closing or self._lost.done():
             return
+        if isinstance(error, ssl.SSLCertVerificationError):
+            self._refuse(
+                f"shows a certificate its credentials file does not vouch for ({error.verify_message}); get a new credentials file"
+            )
         if "authorization" in self._last_error.lower() or "authentication" in self._last_error.lower():
             self._refusals += 1
-            if not self._refused.done():
-                self._refused.set_result(None)
+            # The words of this moment: the broker closes the socket beside its refusal, and that is an error of its own.
+            self._refuse(f"refuses the key of {self._client.options.get('name')}: {self._last_error}")
             if self._refusals >= REFUSALS_MAX:
                 self._lose(f"{REFUSALS_MAX} refusals in a row: {self._last_error}")
         logger.warning("the broker connection reported an error", extra={"error": self._last_error})
+
+    def _refuse(self, why: str) -> None:
+        if not self._refused.done():
+            self._refused.set_result(why)
 
     async def _on_disconnect(self) -> None:
         if not self._closing and not self._lost.done():

@@ -14,7 +14,7 @@ from sandbox.bus.connection import CONNECT_S, Connection
 from sandbox.bus.messages import Interrupted, Message, NoAnswer
 from sandbox.bus.serving import ask
 from sandbox.contract import subjects
-from sandbox.contract.blob import BlobRef
+from sandbox.contract.blob import BlobRef, input_bucket
 from sandbox.contract.credentials import ExecutorCredentials
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.job import JobSpec
@@ -47,6 +47,7 @@ class NatsExecutorLink:
         self._connection = connection
         self._executor = credentials.executor
         self._pools = credentials.pools
+        self._readable = {"IN", *map(input_bucket, credentials.pools)}
 
     @classmethod
     @asynccontextmanager
@@ -144,8 +145,8 @@ class NatsExecutorLink:
                     logger.warning("a control message cannot be read by this release", extra={"subject": message.subject})
 
     async def get_blob(self, ref: BlobRef) -> bytes:
-        """Read an object of IN and verify its digest."""
-        if ref.bucket != "IN":
+        """Read an object of one of its pools' buckets and verify its digest."""
+        if ref.bucket not in self._readable:
             raise BrokerError(f"executor {self._executor} has no right to read bucket {ref.bucket}")
         return await get_blob(self._connection, ref)
 

@@ -17,7 +17,7 @@ from sandbox.bus.messages import ApiError, Interrupted, Message
 from sandbox.bus.serving import Answer, serving
 from sandbox.contract import subjects
 from sandbox.contract.blob import BlobRef, Bucket
-from sandbox.contract.credentials import SupervisorCredentials
+from sandbox.contract.credentials import FLEET, SupervisorCredentials
 from sandbox.contract.errors import BrokerError, Rejected
 from sandbox.contract.job import JobSpec
 from sandbox.contract.result import AttemptResult
@@ -42,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 PULL_S: Final = 10.0
 RETRY_S: Final = 1.0
-FLEET: Final = "fleet"
-"""Connection name and reply prefix of the FLEET account's users."""
 
 
 class NatsSupervisorLink:

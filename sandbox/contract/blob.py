@@ -1,17 +1,23 @@
 """How bulk data is named when it crosses the bus; the bytes move in `sandbox/blob.py`."""
 
-from typing import Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from sandbox.contract.ids import Sha256
 from sandbox.contract.model import Frozen
 
-Bucket = Literal["IN", "OUT"]
+Bucket = Annotated[str, StringConstraints(pattern=r"^(?:OUT|IN(?:_[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?)?)$")]
+"""`IN`: what a CLI hands the supervisor and back; `IN_<pool>`: what jobs of a pool read; `OUT`: what executors write."""
+
+
+def input_bucket(pool: str) -> str:
+    """Return the bucket jobs of a pool read their input from; executors may read those of their own pools only (DECISIONS D3)."""
+    return f"IN_{pool}"
 
 
 class BlobRef(Frozen):
-    """An immutable object: IN is written by the supervisor, OUT by executors (NATS.md §1)."""
+    """An immutable object in one of the buckets (NATS.md §1)."""
 
     bucket: Bucket
     name: str = Field(min_length=1, max_length=400)

@@ -9,10 +9,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.ids import ExecutorName, PoolName
+from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
 
 FILE_SUFFIX = ".andon.json"
 FILE_BYTES_MAX = 64 << 10
+FLEET = "fleet"
+"""Connection name and reply prefix of the FLEET account's own users."""
 
 
 class Credentials(Frozen):
@@ -33,7 +36,15 @@ class Credentials(Frozen):
 
 
 class SupervisorCredentials(Credentials):
-    """A user of the FLEET account: supervisors, and the CLI of whoever may ask them."""
+    """The supervisors' own key, which may do anything in the FLEET account; or, with `client`, the key of a CLI that may ask them."""
+
+    client: ExecutorName | None = None
+    """Name of a client, whose rights are restricted and whose replies come to its own inbox; None: the supervisors' key."""
+
+    @property
+    def inbox(self) -> str:
+        """Return the name whose reply subjects this key may listen on."""
+        return self.client or FLEET
 
 
 class ExecutorCredentials(Credentials):
@@ -41,6 +52,8 @@ class ExecutorCredentials(Credentials):
 
     executor: ExecutorName
     pools: tuple[PoolName, ...] = Field(("default",), min_length=1, max_length=64)
+    labels: Labels = Field(default_factory=dict)
+    """What whoever admitted it says of its host; the executor's own options add to them and win."""
 
 
 AnyCredentials = TypeVar("AnyCredentials", bound=Credentials)

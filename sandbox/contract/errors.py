@@ -7,7 +7,7 @@ AndonError
 ├── InfrastructureError   exit 5, retryable: engine, broker, disk, provider
 │   ├── EngineError       the container engine is absent, refuses, or broke
 │   ├── BrokerError       NATS is unreachable or refused
-│   │   └── BrokerRefused it knows no such key: trying again does not help
+│   │   └── BrokerRefused it knows no such key, or is another one: trying again does not help
 │   ├── GitError          git itself failed (not: a tree was refused)
 │   └── ProviderError     the model's provider is down or capped, after retries
 ├── Rejected              untrusted input was refused; never retried; the message is safe to show
@@ -56,7 +56,7 @@ class BrokerError(InfrastructureError):
 
 
 class BrokerRefused(BrokerError):
-    """The broker knows no such key, e.g. because it was revoked; trying again does not help."""
+    """The broker knows no such key, e.g. a revoked one, or is not the one the credentials vouch for; trying again does not help."""
 
 
 class GitError(InfrastructureError):

@@ -1,8 +1,9 @@
-"""The embedded broker's configuration as text: three accounts joined by services (NATS.md §8); not its process (`embedded`).
+"""A broker's configuration as text: four accounts joined by services (NATS.md §8); not its process (`embedded`), nor its files (`site`).
 
 With one account, a reply subject is not checked against a user's rights, and an executor could write into the job stream.
-Across accounts a reply goes back into the asking account only. Every executor's rights are listed by subject; nobody but
-its own user may listen on an inbox prefix. Only public halves of keys are in here.
+Across accounts a reply goes back into the asking account only; that is why clients, too, have an account of their own and
+are not users of FLEET (docs/adr/0010). Everybody's rights are listed by subject; nobody but its own user may listen on an
+inbox prefix. Only public halves of keys are in here.
 """
 
 import json
@@ -14,19 +15,33 @@ from pydantic import Field
 
 from sandbox.bus.connection import inbox_prefix
 from sandbox.contract import subjects
+from sandbox.contract.blob import input_bucket
 from sandbox.contract.ids import ExecutorName, PoolName
+from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
+from supervisor.store.certificates import Certificates
+from supervisor.store.listen import Listen, bracketed
 
 OBSERVER: Final = "obs"
 SYSTEM: Final = "sys"
+_PUBLIC_KEY: Final = r"^U[A-Z2-7]{55}$"
 
 
 class ExecutorUser(Frozen):
     """One executor as the broker knows it."""
 
     name: ExecutorName
-    public_key: str = Field(pattern=r"^U[A-Z2-7]{55}$")
+    public_key: str = Field(pattern=_PUBLIC_KEY)
     pools: tuple[PoolName, ...] = Field(min_length=1, max_length=64)
+    labels: Labels = Field(default_factory=dict)
+    """What it was admitted with; the broker does not look at them."""
+
+
+class ClientUser(Frozen):
+    """One CLI as the broker knows it."""
+
+    name: ExecutorName
+    public_key: str = Field(pattern=_PUBLIC_KEY)
 
 
 class Accounts(Frozen):
@@ -36,10 +51,36 @@ class Accounts(Frozen):
     observer: str
     system: str
     executors: tuple[ExecutorUser, ...] = Field((), max_length=10_000)
+    clients: tuple[ClientUser, ...] = Field((), max_length=10_000)
 
 
-# What executors may ask of the FLEET account; an executor's own subjects among them are granted to its user alone.
-# A pull is answered later and more than once: its response threshold has to be longer than the longest wait.
+class Cluster(Frozen):
+    """How a server meets the other servers of its cluster: over TLS from both ends, with the site's own authority."""
+
+    name: str = "andon"
+    port: int = Field(ge=1, le=65_535)
+    """Where it listens for the others, on the host of its clients."""
+    routes: tuple[str, ...]
+    """`HOST:PORT` of all servers' such ports; its own among them does no harm."""
+
+
+class Server(Frozen):
+    """One server: where it is and where it keeps what."""
+
+    directory: Path
+    """Absolute; the store, the log and the ports file go there."""
+    listen: Listen
+    """With the port it shall get; -1 lets the system choose."""
+    name: str = "andon"
+    log_to_file: bool = True
+    """False: somebody else starts it and collects what it says."""
+    certificates: Certificates | None = None
+    """Set if it listens beyond loopback, or is one of a cluster."""
+    cluster: Cluster | None = None
+
+
+# What executors may ask of the FLEET account; an executor's own subjects among them are granted to its user alone, and so
+# are the buckets of its pools. A pull is answered later and more than once: its threshold has to outlast the longest wait.
 _EXECUTOR_SERVICES: Final = (
     ("$JS.API.CONSUMER.MSG.NEXT.JOBS.*", 'response_type: stream, response_threshold: "5m"'),
     ("$JS.ACK.JOBS.>", ""),
@@ -51,12 +92,29 @@ _EXECUTOR_SERVICES: Final = (
     ("andon.tel.*", ""),
     ("andon.progress.*", ""),
     ("$KV.EXECUTORS.*", ""),
-    ("$JS.API.DIRECT.GET.OBJ_IN.>", ""),
-    ("$JS.API.DIRECT.GET.OBJ_IN", 'response_type: stream, response_threshold: "1m"'),
+    ("$JS.API.DIRECT.GET.*", 'response_type: stream, response_threshold: "1m"'),
     ("$O.OUT.C.>", ""),
     ("$O.OUT.M.>", ""),
 )
 _EXECUTOR_STREAMS: Final = ("andon.ctl.>",)
+_CLIENT_REQUESTS: Final = (
+    subjects.RPC_INTENT,
+    subjects.RPC_STOP,
+    subjects.RPC_RESUME,
+    subjects.RPC_ANSWER,
+    subjects.RPC_WHY,
+    subjects.RPC_DELIVERED,
+)
+_CLIENT_READS: Final = (subjects.STREAM_EVENTS, f"KV_{subjects.KV_EXECUTORS}", "OBJ_IN", "OBJ_OUT")
+_DRAIN: Final = subjects.control("*", "drain")
+_CLIENT_SERVICES: Final = (
+    *((subject, "") for subject in _CLIENT_REQUESTS),
+    (_DRAIN, ""),
+    ("$O.IN.C.>", ""),
+    ("$O.IN.M.>", ""),
+    ("$JS.API.DIRECT.GET.*", 'response_type: stream, response_threshold: "1m"'),
+)
+_CLIENT_STREAMS: Final = ("andon.ev.>", "andon.progress.*")
 # Under their own names the observer's account, which has no JetStream, would answer them itself, and first.
 _OBSERVER_API: Final = "$JS.fleet.API"
 _OBSERVER_SERVICES: Final = (
@@ -69,31 +127,25 @@ _OBSERVER_STREAMS: Final = ("andon.ev.>",)
 _NOTICES: Final = (("DISCONNECT", subjects.SYS_DISCONNECT), ("CONNECT", subjects.SYS_CONNECT))
 
 
-def broker_config(accounts: Accounts, *, directory: Path, port: int, host: str = "127.0.0.1") -> str:
-    """Return the configuration of a broker that keeps everything under `directory`.
-
-    Args:
-        accounts: Who may connect.
-        directory: Absolute; the store, the log and the ports file go there.
-        port: To listen on; -1 lets the system choose.
-        host: Address to listen on.
-    """
+def broker_config(accounts: Accounts, server: Server) -> str:
+    """Return the configuration of one server."""
     return f"""\
 # Written by Andon at every start and change; edits are lost.
-listen: {json.dumps(f"{host}:{port}")}
-server_name: "andon"
-ports_file_dir: {json.dumps(str(directory / "ports"))}
-log_file: {json.dumps(str(directory / "nats.log"))}
-logfile_size_limit: 10MB
-logfile_max_num: 3
+{_place(server)}
 max_payload: 1MB
 ping_interval: "20s"
 ping_max: 2
 write_deadline: "10s"
 # Every acknowledged write is on disk: with the default a power cut loses the last two minutes (NATS.md §4).
-jetstream {{ store_dir: {json.dumps(str(directory / "store"))}, sync_interval: always, max_memory_store: 64MB, max_file_store: 1TB }}
+jetstream {{ store_dir: {json.dumps(str(server.directory / "store"))}, sync_interval: always, max_memory_store: 64MB, max_file_store: 1TB }}
 feature_flags {{ js_ack_fc_v2: false }}
 authorization {{ timeout: 5 }}
+{accounts_config(accounts)}"""
+
+
+def accounts_config(accounts: Accounts) -> str:
+    """Return who may connect and do what; also what a person gives a cluster of their own."""
+    return f"""\
 system_account: SYS
 accounts {{
   SYS {{
@@ -107,16 +159,23 @@ accounts {{
 {_lines(f'{{ stream: {{ account: SYS, subject: "$SYS.ACCOUNT.EXEC.{event}" }}, to: {json.dumps(to)} }}' for event, to in _NOTICES)}
     ]
     exports: [
-{_exports("EXEC", _EXECUTOR_SERVICES, _EXECUTOR_STREAMS)}
-{_exports("OBS", _OBSERVER_SERVICES, _OBSERVER_STREAMS)}
+{_exports()}
     ]
   }}
   EXEC {{
     users: [
-{_lines(_executor(user) for user in accounts.executors)}
+{_lines(executor_entry(user) for user in accounts.executors)}
     ]
     imports: [
 {_imports(_EXECUTOR_SERVICES, _EXECUTOR_STREAMS)}
+    ]
+  }}
+  CLIENT {{
+    users: [
+{_lines(client_entry(user) for user in accounts.clients)}
+    ]
+    imports: [
+{_imports(_CLIENT_SERVICES, _CLIENT_STREAMS)}
     ]
   }}
   OBS {{
@@ -131,7 +190,8 @@ accounts {{
 """
 
 
-def _executor(user: ExecutorUser) -> str:
+def executor_entry(user: ExecutorUser) -> str:
+    """Return an executor's line in the EXEC account."""
     lanes = [subjects.lane(pool, whose) for pool in user.pools for whose in ("", user.name)]
     publish = [
         *(f"$JS.API.CONSUMER.MSG.NEXT.{subjects.STREAM_JOBS}.{lane}" for lane in lanes),
@@ -144,12 +204,44 @@ def _executor(user: ExecutorUser) -> str:
         subjects.telemetry(user.name),
         subjects.progress(user.name),
         subjects.life_sign(user.name),
-        "$JS.API.DIRECT.GET.OBJ_IN",
-        "$JS.API.DIRECT.GET.OBJ_IN.>",
+        *(f"$JS.API.DIRECT.GET.OBJ_{bucket}" for bucket in ("IN", *map(input_bucket, user.pools))),
         "$O.OUT.C.>",
         "$O.OUT.M.>",
     ]
     return _user(user.public_key, publish, [f"{inbox_prefix(user.name)}.>", f"andon.ctl.{user.name}.>", "andon.ctl.all.>"])
+
+
+def client_entry(user: ClientUser) -> str:
+    """Return a client's line in the CLIENT account."""
+    publish = [*_CLIENT_REQUESTS, _DRAIN, "$O.IN.C.>", "$O.IN.M.>", *(f"$JS.API.DIRECT.GET.{stream}" for stream in _CLIENT_READS)]
+    return _user(user.public_key, publish, [f"{inbox_prefix(user.name)}.>", *_CLIENT_STREAMS])
+
+
+def _place(server: Server) -> str:
+    listen = server.listen
+    lines = [
+        f"listen: {json.dumps(f'{bracketed(listen.host)}:{listen.port}')}",
+        f"server_name: {json.dumps(server.name)}",
+        f"ports_file_dir: {json.dumps(str(server.directory / 'ports'))}",
+    ]
+    if server.log_to_file:
+        lines += [f"log_file: {json.dumps(str(server.directory / 'nats.log'))}", "logfile_size_limit: 10MB", "logfile_max_num: 3"]
+    files = ""
+    if server.certificates is not None:
+        certificates = server.certificates
+        files = f"cert_file: {json.dumps(str(certificates.certificate))}, key_file: {json.dumps(str(certificates.key))}, timeout: 5"
+        if not listen.is_loopback:
+            lines.append(f"tls {{ {files} }}")
+    if server.cluster is not None and server.certificates is not None:
+        cluster = server.cluster
+        routes = ", ".join(json.dumps(f"nats-route://{route}") for route in cluster.routes)
+        authority = f"ca_file: {json.dumps(str(server.certificates.authority))}"
+        lines += [
+            f"client_advertise: {json.dumps(listen.url(listen.port).split('://')[1])}",
+            f"cluster {{ name: {json.dumps(cluster.name)}, listen: {json.dumps(f'{bracketed(listen.host)}:{cluster.port}')}, "
+            f"tls {{ {files}, {authority} }}, routes: [{routes}] }}",
+        ]
+    return "\n".join(lines)
 
 
 def _user(public_key: str, publish: Sequence[str], subscribe: Sequence[str]) -> str:
@@ -157,14 +249,26 @@ def _user(public_key: str, publish: Sequence[str], subscribe: Sequence[str]) -> 
     return f"{{ nkey: {public_key}, permissions: {{ {rights} }} }}"
 
 
-def _exports(account: str, services: Sequence[tuple[str, str]], streams: Sequence[str]) -> str:
+def _exports() -> str:
+    """Return what FLEET offers the other accounts; a subject is exported once, to all that may have it."""
+    services: dict[tuple[str, str], list[str]] = {}
+    streams: dict[str, list[str]] = {}
+    for account, offered, told in (
+        ("EXEC", _EXECUTOR_SERVICES, _EXECUTOR_STREAMS),
+        ("CLIENT", _CLIENT_SERVICES, _CLIENT_STREAMS),
+        ("OBS", _OBSERVER_SERVICES, _OBSERVER_STREAMS),
+    ):
+        for service in offered:
+            services.setdefault(service, []).append(account)
+        for stream in told:
+            streams.setdefault(stream, []).append(account)
     return _lines(
         [
             *(
-                f"{{ service: {json.dumps(subject)}, accounts: [{account}]{', ' + options if options else ''} }}"
-                for subject, options in services
+                f"{{ service: {json.dumps(subject)}, accounts: [{', '.join(to)}]{', ' + options if options else ''} }}"
+                for (subject, options), to in services.items()
             ),
-            *(f"{{ stream: {json.dumps(subject)}, accounts: [{account}] }}" for subject in streams),
+            *(f"{{ stream: {json.dumps(subject)}, accounts: [{', '.join(to)}] }}" for subject, to in streams.items()),
         ]
     )
 

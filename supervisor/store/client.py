@@ -8,7 +8,7 @@ from sandbox.blob import get_blob, put_blob
 from sandbox.bus import Connection
 from sandbox.bus.connection import CONNECT_S
 from sandbox.bus.serving import ask_bytes
-from sandbox.bus.supervisor_link import FLEET, list_executors, watch_progress
+from sandbox.bus.supervisor_link import list_executors, watch_progress
 from sandbox.contract import subjects
 from sandbox.contract.blob import BlobRef, Bucket
 from sandbox.contract.credentials import SupervisorCredentials
@@ -78,7 +78,9 @@ class NatsFleetClient:
         Raises:
             BrokerError: Nobody is there within `connect_s`, or the key is refused.
         """
-        async with Connection.open(credentials, name="cli", inbox=FLEET, connect_s=connect_s) as connection:
+        async with Connection.open(
+            credentials, name=credentials.client or "cli", inbox=credentials.inbox, connect_s=connect_s
+        ) as connection:
             yield cls(connection)
 
     async def request(self, subject: str, payload: bytes, *, timeout_s: float = 30.0) -> bytes:
