@@ -42,7 +42,7 @@ class Integrates(Protocol):
 
 
 class Dispatches(Protocol):
-    """Decided jobs to jobs on the bus (`supervisor/dispatch.py`)."""
+    """Decided jobs to jobs on the bus (`supervisor/dispatch`)."""
 
     async def prepare(self, run: RunState, command: Dispatch) -> JobDispatched:
         """Store everything the job needs as objects and return the event that says so; nothing is published."""
@@ -50,10 +50,22 @@ class Dispatches(Protocol):
 
 
 class Queues(Protocol):
-    """Jobs that wait for an executor with a free slot (`dispatch.JobQueue`)."""
+    """Jobs that wait for an executor with a free slot (`dispatch/queue.py`)."""
 
     def put(self, job: JobSpec, dedupe: str, wanted: Callable[[], bool]) -> None:
         """Publish `job` when its pool has credit, if it is still wanted then; the same `dedupe` twice is put once."""
+        ...
+
+    def taken(self, dedupe: str) -> None:
+        """Note that an executor has claimed the job."""
+        ...
+
+    def directed_to(self, dedupe: str) -> str:
+        """Return the executor on whose own lane a published copy lies, empty if on none."""
+        ...
+
+    def ahead_of(self, dedupe: str) -> int:
+        """Return how many jobs of the same pool go before this copy."""
         ...
 
     def is_waiting(self, dedupe: str) -> bool:

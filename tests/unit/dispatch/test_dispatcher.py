@@ -1,20 +1,18 @@
-"""Jobs as they are prepared over a real mirror, and as the queue releases them."""
+"""Jobs as they are prepared over a real mirror."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from sandbox.contract.blob import BlobRef
-from sandbox.contract.errors import BrokerError, ConfigError, InfrastructureError
+from sandbox.contract.blob import BlobRef, Bucket, input_bucket
+from sandbox.contract.errors import ConfigError
 from sandbox.contract.job import JobSpec
 from sandbox.contract.task_bundle import TaskBundle
 from sandbox.mirror import Mirror
-from supervisor import dispatch
 from supervisor.delivery import snapshot
-from supervisor.dispatch import Dispatcher, JobQueue
+from supervisor.dispatch import Dispatcher
 from supervisor.knowledge.bundler import Brief
 from supervisor.pipeline.commands import Dispatch
 from supervisor.pipeline.definition import Stage
@@ -22,8 +20,7 @@ from supervisor.pipeline.load import load_pipeline
 from supervisor.pipeline.machine import apply
 from supervisor.pipeline.run import RunState
 from tests.fakes.line_driver import RUN, a_blob, accepted
-from tests.fakes.line_world import wait_until
-from tests.fakes.memory_bus import MemoryBroker, MemoryExecutorLink, MemorySupervisorLink
+from tests.fakes.memory_bus import MemoryBroker, MemorySupervisorLink
 from tests.fakes.repositories import run_git, sample_repository, write_files
 
 
@@ -33,6 +30,24 @@ class OneBrief:
     async def brief(self, run: RunState, command: Dispatch, stage: Stage) -> Brief:
         """Return it."""
         return Brief(TaskBundle(files={"TASK.md": stage.name}), f"do {command.stage}")
+
+
+class CountingBroker(MemoryBroker):
+    """Remembers what was stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.puts: list[str] = []
+
+
+class CountingLink(MemorySupervisorLink):
+    """Tells a counting broker what it stores."""
+
+    async def put_blob(self, name: str, data: bytes, bucket: Bucket = "IN") -> BlobRef:
+        """Store an object."""
+        if isinstance(self._broker, CountingBroker):
+            self._broker.puts.append(name)
+        return await super().put_blob(name, data, bucket)
 
 
 class Bench:
@@ -52,7 +67,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def a_bench(tmp_path: Path, files: dict[str, str], pipeline: str | None = None, **intent: object) -> AsyncIterator[Bench]:
+async def a_bench(
+    tmp_path: Path, files: dict[str, str], pipeline: str | None = None, broker: MemoryBroker | None = None, **intent: object
+) -> AsyncIterator[Bench]:
     repository = sample_repository(tmp_path / "user")
     write_files(repository, {name: text.encode() for name, text in files.items()})
     run_git(repository, "add", ".")
@@ -62,7 +79,7 @@ async def a_bench(tmp_path: Path, files: dict[str, str], pipeline: str | None = 
     await mirror.import_base(base.commit, base.pack)
     line = load_pipeline(pipeline, "x") if pipeline else None
     run = apply(None, accepted(line, base_commit=base.commit, **intent))
-    async with MemorySupervisorLink.connect(MemoryBroker()) as link:
+    async with CountingLink.connect(broker or MemoryBroker()) as link:
         yield Bench(link, mirror, run)
 
 
@@ -101,11 +118,46 @@ async def test_a_checks_job_has_no_agent_and_may_write_nothing(tmp_path: Path):
 
 
 async def test_a_replayed_agent_gets_the_cassette(tmp_path: Path):
-    """And only it."""
-    async with a_bench(tmp_path, {}, mode="replay", cassette=a_blob("cassette"), record=True) as bench:
+    """And only it: a copy of what was submitted, where executors of its pool can read it."""
+    broker = MemoryBroker()
+    async with MemorySupervisorLink.connect(broker) as link:
+        cassette = await link.put_blob("cassette", b"{}")
+    async with a_bench(tmp_path, {}, broker=broker, mode="replay", cassette=cassette, record=True) as bench:
         job = await bench.job("docs", "docs")
+        assert job.cassette is not None
+        copied = await bench.link.get_blob(job.cassette)
 
-    assert (job.mode, job.cassette, job.record) == ("replay", a_blob("cassette"), True)
+    assert (job.mode, job.cassette.bucket, copied, job.record) == ("replay", input_bucket("default"), b"{}", True)
+
+
+async def test_the_inputs_of_a_job_lie_where_only_its_pool_can_read_them(tmp_path: Path):
+    """A pool is the trust boundary: pack and bundle of a job are in the bucket of its pool, the job itself is not."""
+    text = "pipeline: {stages: [{name: spec}, {name: docs, depends_on: [spec], pool: big}]}"
+    async with a_bench(tmp_path, {}, text) as bench:
+        jobs = [await bench.job(name, name) for name in ("spec", "docs")]
+
+    for job, pool in zip(jobs, ("default", "big"), strict=True):
+        assert job.task_bundle is not None
+        assert (job.input_pack.bucket, job.task_bundle.bucket) == (input_bucket(pool), input_bucket(pool))
+
+
+async def test_the_same_input_is_stored_once(tmp_path: Path):
+    """Siblings, reworks and retries start from the same pack; their bytes cross the bus once a day, not once a job."""
+    broker = CountingBroker()
+    async with a_bench(tmp_path, {}, broker=broker) as bench:
+        jobs = [await bench.job(name, name) for name in ("implement", "test", "implement")]
+
+    assert len({job.input_pack.name for job in jobs}) == 1
+    assert [name for name in broker.puts if name.rsplit("/", 1)[-1].startswith("pack-")] == [jobs[0].input_pack.name]
+
+
+async def test_priority_and_labels_are_the_stages_else_the_runs(tmp_path: Path):
+    """A stage that says nothing has the run's priority and asks for nothing."""
+    text = "pipeline: {stages: [{name: spec}, {name: docs, depends_on: [spec], priority: 9, labels: {gpu: '1'}}]}"
+    async with a_bench(tmp_path, {}, text, priority=2) as bench:
+        spec, docs = [await bench.job(name, name) for name in ("spec", "docs")]
+
+    assert (spec.priority, spec.labels, docs.priority, docs.labels) == (2, {}, 9, {"gpu": "1"})
 
 
 async def test_the_repositorys_own_agent_and_the_stages_words_are_used(tmp_path: Path):
@@ -130,113 +182,3 @@ async def test_a_wrong_configuration_in_the_base_is_a_usage_error(tmp_path: Path
     async with a_bench(tmp_path, {"quality.toml": "[quality_checks]\ntests = 3\n"}) as bench:
         with pytest.raises(ConfigError, match=r"quality\.toml"):
             await bench.job("validate", "validate", "checks")
-
-
-def a_job(number: int, priority: int = 5, pool: str = "default") -> JobSpec:
-    """Return a checks job."""
-    values: dict[str, object] = {
-        "job_id": f"{RUN}-s-{number}",
-        "run_id": RUN,
-        "feature": "f",
-        "stage": "s",
-        "role": "docs",
-        "round": number,
-        "kind": "checks",
-        "pool": pool,
-        "priority": priority,
-        "base_commit": "b" * 40,
-        "input_pack": BlobRef(bucket="IN", name="x", sha256="0" * 64, size_bytes=0),
-    }
-    return JobSpec.model_validate(values)
-
-
-@asynccontextmanager
-async def a_queue() -> AsyncIterator[tuple[JobQueue, MemoryBroker]]:
-    broker = MemoryBroker()
-    async with MemorySupervisorLink.connect(broker) as link:
-        queue = JobQueue(link)
-        task = asyncio.create_task(queue.run())
-        try:
-            yield queue, broker
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-async def test_jobs_are_released_by_credit_highest_priority_first():
-    """Nothing is on the bus before an executor waits, and then only as much as it can take."""
-    async with a_queue() as (queue, broker), MemoryExecutorLink.connect(broker, "host-1") as link:
-        for number, priority in ((1, 5), (2, 1), (3, 9), (4, 5)):
-            queue.put(a_job(number, priority), f"j:{number}", lambda: True)
-        await asyncio.sleep(0.05)
-        assert (len(broker.jobs), len(queue)) == (0, 4)
-        rounds = []
-        for _ in range(4):
-            delivery = await link.next_job(5)
-            assert delivery is not None
-            rounds.append(delivery.job.round)
-            await link.ack(delivery.ack_subject)
-
-    assert rounds == [3, 1, 4, 2]
-
-
-async def test_a_job_nobody_wants_any_more_is_never_published():
-    """The run was stopped while the job waited."""
-    wanted = [True]
-    async with a_queue() as (queue, broker), MemoryExecutorLink.connect(broker, "host-1") as link:
-        queue.put(a_job(1, 9), "j:1", lambda: wanted[0])
-        queue.put(a_job(2), "j:2", lambda: True)
-        wanted.clear()
-        wanted.append(False)
-        delivery = await link.next_job(5)
-        assert delivery is not None
-        await wait_until(lambda: len(queue) == 0, "the queue is empty")
-
-    assert delivery.job.round == 2
-
-
-async def test_the_same_copy_is_put_once_and_a_pool_does_not_wait_for_another():
-    """A pool without executors keeps its jobs; the others' go out."""
-    async with a_queue() as (queue, broker), MemoryExecutorLink.connect(broker, "host-1") as link:
-        queue.put(a_job(1, 9, "gpu"), "j:1", lambda: True)
-        queue.put(a_job(2), "j:2", lambda: True)
-        queue.put(a_job(2), "j:2", lambda: True)
-        assert len(queue) == 2
-        first = await link.next_job(5)
-        assert first is not None
-        await link.ack(first.ack_subject)
-        assert await link.next_job(0.1) is None
-        assert len(queue) == 1
-
-
-async def test_a_broker_that_is_away_is_waited_for():
-    """The job stays in the queue until it is published."""
-
-    class Away(MemorySupervisorLink):
-        failures = 2
-
-        async def credit(self, pool: str, executor: str = "") -> int:
-            if self.failures:
-                self.failures -= 1
-                raise BrokerError("away")
-            return 1
-
-    async with Away.connect(MemoryBroker()) as link:
-        queue = JobQueue(link)
-        queue.put(a_job(1), "j:1", lambda: True)
-        task = asyncio.create_task(queue.run())
-        await wait_until(lambda: len(queue) == 0, "it is published")
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def test_the_queue_is_bounded():
-    """Beyond its bound a run is parked rather than memory filled."""
-    async with MemorySupervisorLink.connect(MemoryBroker()) as link:
-        queue = JobQueue(link)
-        job = a_job(1)
-        for number in range(dispatch.QUEUE_MAX):
-            queue.put(job, f"j:{number}", lambda: True)
-
-        with pytest.raises(InfrastructureError, match="wait for an executor"):
-            queue.put(job, "one more", lambda: True)
