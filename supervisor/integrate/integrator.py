@@ -279,7 +279,7 @@ def _check_origin(ref: BlobRef, run: RunState, result: AttemptResult, bytes_max:
 def _wanted(run: RunState, job: JobState) -> str:
     """Return what a rework was to put right, in one line; nothing for a first round."""
     red = [each for each in run.jobs.values() if each.verdict == "fail" and each.findings and each.kind == "checks"]
-    last = max(red, key=lambda each: each.judged_at or 0.0, default=None) if job.round > 1 else None
+    last = max(red, key=lambda each: each.judged_seq, default=None) if job.round > 1 else None
     return f"{last.stage}, round {last.round}, was red: {last.findings[0].told[:2_000]}" if last is not None else ""
 
 

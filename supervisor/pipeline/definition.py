@@ -56,5 +56,6 @@ class Pipeline(Frozen):
     """`implement` jobs beyond the first that a red validate may cause (DECISIONS G13)."""
     test_rework_max: int = Field(2, ge=0, le=20)
     """`test` jobs beyond the first that a failed red-check may cause (DECISIONS G14)."""
-    retries_max: int = Field(2, ge=0, le=20)
-    """Attempts beyond the first of one job after infrastructure faults."""
+    retries_max: int = Field(3, ge=0, le=20)
+    """Attempts beyond the first of one job after infrastructure faults: 1, 2, 4, … s after them. A job that was lost with three
+    executors, or three times with one, is not tried again whatever this says (`fate.is_poison`)."""

@@ -93,6 +93,16 @@ class JobRepublished(Event):
     reason: str
 
 
+class JobDeadLettered(Event):
+    """A job was lost with so many executors that it may be what brings them down: the line parks until a person looks at it."""
+
+    type: Literal["job_dead_lettered"] = "job_dead_lettered"
+    job_id: JobId
+    executors: tuple[str, ...]
+    """Those it was lost with since it was dispatched or resumed, one entry for each attempt, in order."""
+    reason: str
+
+
 class AttemptStarted(Event):
     """A claim was granted; from now on only this token's result counts."""
 
@@ -290,6 +300,7 @@ AnyEvent = Annotated[
     RunAccepted
     | JobDispatched
     | JobRepublished
+    | JobDeadLettered
     | AttemptStarted
     | BudgetReserved
     | BudgetSettled

@@ -1,11 +1,15 @@
 """What becomes of an attempt that has ended: judged, tried again, or the end of the line; pure. Not the verdict, which is a gate's."""
 
+from collections import Counter
 from typing import Literal, assert_never
 
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import RETRYABLE, Finding, Outcome
 from supervisor.pipeline.events import AttemptEnded
 from supervisor.pipeline.run import JobState, RunState
+
+POISON = 3
+"""Executors, or attempts with one executor, a job may be lost with before it is taken for poison."""
 
 
 class Fate(Frozen):
@@ -32,6 +36,8 @@ def fate_of(run: RunState, job: JobState, ended: AttemptEnded) -> Fate:
     if ended.outcome is Outcome.BUDGET:
         return Fate(kind="park", exit_code=4, stage=job.stage, check="budget", reason=ended.reason or f"the budget ended stage {job.stage}")
     if ended.outcome in RETRYABLE:
+        if is_poison(job):
+            return Fate(kind="park", exit_code=5, stage=job.stage, check="dead-letter", reason=dead_letter_reason(run, job))
         if job.faults > run.pipeline.retries_max:
             reason = f"stage {job.stage} was lost {job.faults} times, the last time: {ended.reason or ended.outcome.value}"
             return Fate(kind="park", exit_code=5, stage=job.stage, check="infrastructure", reason=reason)
@@ -39,6 +45,21 @@ def fate_of(run: RunState, job: JobState, ended: AttemptEnded) -> Fate:
     # A checks job that ran out of time or memory left evidence too: the tests hang, which is the code's fault and can be reworked.
     left_evidence = ended.outcome is Outcome.SUBMITTED or (job.kind == "checks" and ended.outcome in {Outcome.TIMEOUT, Outcome.OOM})
     return Fate(kind="judge" if left_evidence else "reject")
+
+
+def is_poison(job: JobState) -> bool:
+    """Return whether a job was lost with three executors, or three times with one: it may be what kills them."""
+    counts = Counter(job.lost_with)
+    return len(counts) >= POISON or max(counts.values(), default=0) >= POISON
+
+
+def dead_letter_reason(run: RunState, job: JobState) -> str:
+    """Return in one line what a dead letter is about, and what to do."""
+    with_whom = ", ".join(f"{name} {count} times" if count > 1 else name for name, count in Counter(job.lost_with).items())
+    return (
+        f"stage {job.stage} may be what brings executors down: its attempts were lost with {with_whom}; look at those hosts (memory, "
+        f"disk, the executor's log), then `andon resume {run.run_id}` tries again"
+    )
 
 
 def _of_cause(run: RunState, job: JobState, ended: AttemptEnded) -> Fate | None:
@@ -62,7 +83,7 @@ def _of_cause(run: RunState, job: JobState, ended: AttemptEnded) -> Fate | None:
 
 def _last_verdict(run: RunState) -> Fate | None:
     failed = [job for job in run.jobs.values() if job.verdict == "fail"]
-    return failure_of(max(failed, key=lambda job: job.judged_at or 0.0)) if failed else None
+    return failure_of(max(failed, key=lambda job: job.judged_seq)) if failed else None
 
 
 def failure_of(job: JobState) -> Fate:

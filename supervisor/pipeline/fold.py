@@ -9,7 +9,7 @@ from typing import TypeVar, assert_never
 
 from pydantic import BaseModel
 
-from sandbox.contract.result import RETRYABLE
+from sandbox.contract.result import RETRYABLE, Outcome
 from supervisor.pipeline import budget
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.fate import fate_of
@@ -68,6 +68,8 @@ def _changed(run: RunState, event: ev.AnyEvent) -> RunState:
             return _with(run, jobs={**run.jobs, event.job_id: _dispatched(event)})
         case ev.JobRepublished():
             return _on_job(run, event.job_id, lambda job: _with(job, standing="queued", publications=job.publications + 1))
+        case ev.JobDeadLettered():
+            return _on_job(run, event.job_id, lambda job: _with(job, dead_lettered=True))
         case ev.AttemptStarted():
             running = "running" if run.state == "queued" else run.state
             return _with(_on_job(run, event.job_id, lambda job: _started(job, event)), state=running)
@@ -155,7 +157,8 @@ def _ended(job: JobState, event: ev.AttemptEnded) -> JobState:
     if job.current is None or job.current.attempt != event.attempt:
         return job
     attempts = (*job.attempts[:-1], _with(job.attempts[-1], ended=event))
-    return _with(job, attempts=attempts, standing="ended", faults=job.faults + (event.outcome in RETRYABLE))
+    lost_with = (*job.lost_with, event.executor) if event.outcome is Outcome.LOST else job.lost_with
+    return _with(job, attempts=attempts, standing="ended", faults=job.faults + (event.outcome in RETRYABLE), lost_with=lost_with)
 
 
 def _judged(run: RunState, event: ev.JobJudged) -> RunState:
@@ -167,6 +170,7 @@ def _judged(run: RunState, event: ev.JobJudged) -> RunState:
         "tests": event.tests,
         "evidence": event.evidence,
         "judged_at": event.at,
+        "judged_seq": event.seq,
         "usage_error": event.usage_error,
     }
     judged = _on_job(run, event.job_id, lambda job: _with(job, **change))
@@ -216,7 +220,8 @@ def _job_resumed(run: RunState, job: JobState) -> JobState:
     if job.ended is not None and fate_of(run, job, job.ended).is_for_gates:
         return job
     # Also of a queued job: a claim while the run was parked was told `gone`, which takes the copy from the bus.
-    return _with(job, standing="queued", faults=0, publications=job.publications + 1)
+    forgiven = {"faults": 0, "lost_with": (), "dead_lettered": False}
+    return _with(job, standing="queued", publications=job.publications + 1, **forgiven)
 
 
 def _on_job(run: RunState, job_id: str, change: Callable[[JobState], JobState]) -> RunState:

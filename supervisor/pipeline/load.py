@@ -84,7 +84,7 @@ class _PipelineForm(_Form):
     name: str = Field("feature", pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")
     rework_max: int = Field(3, ge=0, le=20)
     test_rework_max: int = Field(2, ge=0, le=20)
-    retries_max: int = Field(2, ge=0, le=20)
+    retries_max: int = Field(3, ge=0, le=20)
     defaults: _Common = _Common()
     stages: list[_StageForm] = Field(min_length=1, max_length=63)
 

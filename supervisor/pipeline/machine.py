@@ -17,6 +17,7 @@ from supervisor.pipeline.events import (
     BudgetReserved,
     BudgetSettled,
     BudgetWarned,
+    JobDeadLettered,
     JobDispatched,
     JobJudged,
     JobRepublished,
@@ -25,7 +26,7 @@ from supervisor.pipeline.events import (
     RunParked,
     RunResumed,
 )
-from supervisor.pipeline.fate import failure_of, fate_of, outcome_finding
+from supervisor.pipeline.fate import dead_letter_reason, failure_of, fate_of, outcome_finding
 from supervisor.pipeline.fold import apply, fold
 from supervisor.pipeline.load import BASELINE, RED_CHECK
 from supervisor.pipeline.run import FINAL, JobState, RunState
@@ -165,7 +166,7 @@ def _publications(run: RunState, job_id: str) -> list[Command]:
 def _undone(run: RunState) -> list[Command]:
     if run.state in FINAL:
         return [Deliver()] if run.state == "landed" and not run.delivered and not run.delivery_failed else []
-    books = _books(run)
+    books = [*_books(run), *_dead_letters(run)]
     if run.state in {"parked", "waiting"}:
         # Only a person ends these: `resume` by an event of its own, `stop --cancel` by this one.
         ends = closing(run) if run.stop_requested == "cancel" else None
@@ -189,6 +190,17 @@ def _books(run: RunState) -> list[Command]:
     if budget.is_over_warning(run.budget, run.intent.warn_nano_usd):
         charges.append(Append(event=BudgetWarned(run_id=run.run_id, at=0, spent_nano_usd=run.budget.settled_nano_usd)))
     return charges
+
+
+def _dead_letters(run: RunState) -> list[Command]:
+    """Say of each job that may be poison why it goes out no more, before the line parks on it."""
+    letters: list[Command] = []
+    for job in run.jobs.values():
+        if job.dead_lettered or job.is_done or job.ended is None or fate_of(run, job, job.ended).check != "dead-letter":
+            continue
+        said = {"job_id": job.job_id, "executors": job.lost_with, "reason": dead_letter_reason(run, job)}
+        letters.append(Append(event=JobDeadLettered.model_validate({"run_id": run.run_id, "at": 0} | said)))
+    return letters
 
 
 def _close(run: RunState, ends: Closing) -> list[Command]:

@@ -51,6 +51,9 @@ class JobState(Frozen):
     """How often it was put on the bus; names the copy, so that a broker's deduplication never swallows a new one."""
     faults: int = 0
     """Infrastructure faults since it was dispatched or the run was resumed."""
+    lost_with: tuple[str, ...] = ()
+    """Executors it was lost with since then, one entry for each attempt."""
+    dead_lettered: bool = False
     verdict: Verdict | None = None
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
@@ -58,6 +61,8 @@ class JobState(Frozen):
     tests: TestCounts = TestCounts()
     evidence: BlobRef | None = None
     judged_at: float | None = None
+    judged_seq: int = 0
+    """Number of the verdict's event: the order of verdicts, which no clock decides."""
     usage_error: bool = False
 
     @property

@@ -102,16 +102,18 @@ class LineDriver:
         self.record(ev.JobDispatched(run_id=self.run.run_id, at=0, job_id=name, spec=a_blob(f"spec-{name}"), **values))
         return self.run.jobs[name]
 
-    def start(self, job: JobState) -> None:
+    def start(self, job: JobState, executor: str = "host-1") -> None:
         """Grant the job's next attempt."""
         attempt = len(self.run.jobs[job.job_id].attempts) + 1
-        values = {"attempt": attempt, "executor": "host-1", "token_sha256": "0" * 64, "ack_subject": f"ack.{job.job_id}.{attempt}"}
+        values = {"attempt": attempt, "executor": executor, "token_sha256": "0" * 64, "ack_subject": f"ack.{job.job_id}.{attempt}"}
         self.record(ev.AttemptStarted(run_id=self.run.run_id, at=0, job_id=job.job_id, **values))
 
-    def end(self, job: JobState, outcome: Outcome = Outcome.SUBMITTED, cause: Cause = "", reason: str = "") -> None:
+    def end(
+        self, job: JobState, outcome: Outcome = Outcome.SUBMITTED, cause: Cause = "", reason: str = "", executor: str = "host-1"
+    ) -> None:
         """End the job's current attempt."""
         attempt = len(self.run.jobs[job.job_id].attempts)
-        values = {"attempt": attempt, "executor": "host-1", "outcome": outcome, "cause": cause, "reason": reason}
+        values = {"attempt": attempt, "executor": executor, "outcome": outcome, "cause": cause, "reason": reason}
         self.record(ev.AttemptEnded(run_id=self.run.run_id, at=0, job_id=job.job_id, started_at=0, ended_at=1, **values))
 
     def judge(self, job: JobState, verdict: ev.Verdict = "pass", **values: object) -> None:

@@ -32,7 +32,7 @@ def test_the_shipped_line_is_the_one_of_the_design():
     }
     assert {(stage.limits.wall_s, stage.limits.memory_mib, stage.limits.cpus) for stage in line.stages} == {(1800, 2048, 2.0)}
     assert {stage.model for stage in line.stages if stage.agent} == {"claude-sonnet-5-5"}
-    assert (line.rework_max, line.test_rework_max, line.retries_max) == (3, 2, 2)
+    assert (line.rework_max, line.test_rework_max, line.retries_max) == (3, 2, 3)
 
 
 def test_the_first_sources_file_loads_as_it_is():

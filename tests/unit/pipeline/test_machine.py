@@ -7,6 +7,7 @@ from supervisor.pipeline import events as ev
 from supervisor.pipeline.commands import Cancel, Deliver, Dispatch, Join, Judge, Land, Publish, Republish
 from supervisor.pipeline.load import load_pipeline
 from supervisor.pipeline.machine import fold, may_claim, pending
+from supervisor.pipeline.run import JobState
 from tests.fakes.line_driver import BASE, LineDriver, sha
 
 
@@ -205,26 +206,85 @@ def test_checks_that_never_reported_are_told_by_what_ended_them():
     assert "ended with exit code 1" in line.run.end_reason
 
 
+def fall(line: LineDriver, job: JobState, outcome: Outcome, executor: str = "host-1") -> None:
+    """Grant an attempt, end it badly, and publish the job again if that is wanted."""
+    line.start(job, executor)
+    line.end(job, outcome, reason="it fell", executor=executor)
+    if line.named(Republish):
+        line.record(ev.JobRepublished(run_id=line.run.run_id, at=0, job_id=job.job_id, reason=""))
+
+
 def test_an_infrastructure_fault_is_tried_again_with_growing_delay_then_parks():
-    """1 s, 2 s, then the run is parked with exit 5 and can be resumed."""
+    """1 s, 2 s, 4 s, then the run is parked with exit 5 and can be resumed; the agent's own attempts are not touched."""
     line = LineDriver()
     job = line.dispatch("spec")
     assert line.published == [job.job_id]
-    for delay_s in (1.0, 2.0):
+    for delay_s in (1.0, 2.0, 4.0):
         line.start(job)
-        line.end(job, Outcome.LOST, reason="executor gone")
-        assert line.wanted == [Republish(job_id=job.job_id, delay_s=delay_s, reason="executor gone")]
+        line.end(job, Outcome.KILLED, reason="engine gone")
+        assert line.wanted == [Republish(job_id=job.job_id, delay_s=delay_s, reason="engine gone")]
         line.record(ev.JobRepublished(run_id=line.run.run_id, at=0, job_id=job.job_id, reason=""))
-    assert line.wanted == [Publish(job_id=job.job_id, publication=3)]
+    assert line.wanted == [Publish(job_id=job.job_id, publication=4)]
     line.start(job)
     line.end(job, Outcome.KILLED)
 
     assert (line.run.state, line.run.exit_code) == ("parked", 5)
     line.ask(ev.RunResumed)
-    assert line.wanted == [Publish(job_id=job.job_id, publication=4)]
+    assert line.wanted == [Publish(job_id=job.job_id, publication=5)]
     line.start(job)
     line.end(job, Outcome.LOST)
     assert line.wanted == [Republish(job_id=job.job_id, delay_s=1.0, reason="lost")]
+
+
+@pytest.mark.parametrize(
+    ("executors", "is_poison"),
+    [
+        (["a", "b", "c"], True),
+        (["a", "a", "a"], True),
+        (["a", "b", "a"], False),
+        (["a", "a"], False),
+    ],
+)
+def test_a_job_lost_with_three_executors_or_thrice_with_one_is_dead_lettered(executors: list[str], is_poison: bool):
+    """Its own event says with whom, before the run parks with 5 and says what to do; two of a kind are only retried."""
+    line = LineDriver()
+    job = line.dispatch("spec")
+    for name in executors:
+        fall(line, job, Outcome.LOST, name)
+    letters = [event for event in line.log if isinstance(event, ev.JobDeadLettered)]
+
+    assert [letter.executors for letter in letters] == ([tuple(executors)] if is_poison else [])
+    assert line.run.state == ("parked" if is_poison else "running")
+    if is_poison:
+        assert line.run.exit_code == 5
+        assert f"andon resume {line.run.run_id}" in line.run.end_reason
+
+
+def test_a_dead_letter_is_opened_again_by_resume():
+    """What was held against the job is forgotten; it takes three more to be poison once more, and a second letter."""
+    line = LineDriver()
+    job = line.dispatch("spec")
+    for _ in range(3):
+        fall(line, job, Outcome.LOST)
+    line.ask(ev.RunResumed)
+    assert line.wanted == [Publish(job_id=job.job_id, publication=4)]
+    for _ in range(2):
+        fall(line, job, Outcome.LOST)
+    assert line.run.state == "running"
+    fall(line, job, Outcome.LOST)
+
+    assert [event.type for event in line.log].count("job_dead_lettered") == 2
+
+
+def test_attempts_that_ended_otherwise_are_not_held_against_a_job():
+    """An executor that reports a killed container lives."""
+    line = LineDriver()
+    job = line.dispatch("spec")
+    for _ in range(3):
+        fall(line, job, Outcome.KILLED)
+
+    assert line.run.state == "running"
+    assert line.run.jobs[job.job_id].lost_with == ()
 
 
 def test_a_lost_job_may_be_claimed_before_its_delay_is_over():

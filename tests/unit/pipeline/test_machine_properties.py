@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sandbox.contract.result import Outcome
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.commands import Deliver, Join, Judge, Land, Republish
+from supervisor.pipeline.fate import is_poison
 from supervisor.pipeline.load import load_pipeline
 from supervisor.pipeline.machine import closing, fold, is_open, may_claim, pending
 from supervisor.pipeline.run import FINAL, JobState
@@ -53,13 +54,15 @@ class RunMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def claim(self, data: st.DataObject) -> None:
         free = [job for job in self.line.run.jobs.values() if may_claim(self.line.run, job)]
-        self.line.start(data.draw(st.sampled_from(free)))
+        self.line.start(data.draw(st.sampled_from(free)), data.draw(st.sampled_from(["host-1", "host-1", "host-2", "host-3"])))
 
     @precondition(lambda self: self.jobs("claimed"))
     @rule(data=st.data(), outcome=st.sampled_from([Outcome.SUBMITTED] * 12 + list(Outcome)), provider=st.integers(0, 20))
     def end(self, data: st.DataObject, outcome: Outcome, provider: int) -> None:
         job = data.draw(st.sampled_from(self.jobs("claimed")))
-        self.line.end(job, outcome, "provider" if provider == 0 and outcome is Outcome.LOST else "")
+        assert job.current is not None
+        cause = "provider" if provider == 0 and outcome is Outcome.LOST else ""
+        self.line.end(job, outcome, cause, executor=job.current.executor)  # type: ignore[arg-type]
 
     @precondition(lambda self: self.jobs("claimed"))
     @rule(data=st.data(), amount=st.integers(0, 30_000), settle=st.booleans())
@@ -84,6 +87,14 @@ class RunMachine(RuleBasedStateMachine):
     @rule()
     def join(self) -> None:
         self.line.join()
+
+    @precondition(lambda self: self.jobs("queued"))
+    @rule(data=st.data())
+    def take_back(self, data: st.DataObject) -> None:
+        """A copy nobody took, or of an executor that is gone, goes out anew."""
+        job = data.draw(st.sampled_from(self.jobs("queued")))
+        if may_claim(self.line.run, job):
+            self.line.record(ev.JobRepublished(run_id=self.line.run.run_id, at=0, job_id=job.job_id, reason="taken back"))
 
     @precondition(lambda self: self.line.named(Republish))
     @rule()
@@ -146,9 +157,22 @@ class RunMachine(RuleBasedStateMachine):
             assert job.round <= 1 + run.pipeline.rework_max * 2 + run.pipeline.test_rework_max
             assert job.faults <= run.pipeline.retries_max + 1
         validates = {job.stage for job in run.jobs.values() if job.role == "validate"}
-        if len(validates) <= 1 and run.pipeline.retries_max == 2:
+        if len(validates) <= 1 and run.pipeline.retries_max == 3:
             assert sum(job.stage == "implement" for job in run.jobs.values()) <= 1 + run.pipeline.rework_max
             assert sum(job.stage == "test" for job in run.jobs.values()) <= 1 + run.pipeline.test_rework_max
+
+    @invariant()
+    def a_dead_letter_is_said_once_and_parks_the_run_until_a_person_speaks(self) -> None:
+        run = self.line.run
+        for job in run.jobs.values():
+            poison = is_poison(job)
+            assert not (job.dead_lettered and not poison)
+            if poison and job.ended is not None and not job.is_done:
+                assert not may_claim(run, job)
+                if job.dead_lettered:
+                    assert closing(run) is not None or run.state in FINAL
+        letters = sum(event.type == "job_dead_lettered" for event in self.line.log)
+        assert letters <= 1 + sum(event.type in {"run_resumed", "job_dispatched"} for event in self.line.log)
 
     @invariant()
     def nothing_follows_an_end(self) -> None:
