@@ -5,6 +5,7 @@ from typing import Any, Final
 from sandbox.bus.connection import Connection
 from sandbox.bus.messages import ApiError
 from sandbox.contract import subjects
+from sandbox.contract.blob import input_bucket
 from sandbox.contract.wire import LEASE_S
 
 MIB: Final = 1 << 20
@@ -21,6 +22,19 @@ POOL_WAITING_MAX: Final = 4096
 
 _NAME_IS_TAKEN: Final = 10058
 _LIMITS: Final[dict[str, Any]] = {"retention": "limits", "storage": "file", "num_replicas": 1, "discard": "old"}
+
+
+def _bucket(name: str) -> dict[str, Any]:
+    return {
+        **_LIMITS,
+        "name": f"OBJ_{name}",
+        "subjects": [f"$O.{name}.C.>", f"$O.{name}.M.>"],
+        "discard": "new",
+        "max_age": 7 * DAY,
+        "max_bytes": 8 * GIB,  # reserved: the sum over all pools has to fit the broker's store
+        "allow_direct": True,
+    }
+
 
 # Every bound below is on purpose: an executor can flood what it may write to, but not the jobs, nor another's results.
 _STREAMS: Final[tuple[dict[str, Any], ...]] = (
@@ -91,18 +105,8 @@ _STREAMS: Final[tuple[dict[str, Any], ...]] = (
         "allow_direct": True,
         "deny_delete": True,
     },
-    *(
-        {
-            **_LIMITS,
-            "name": f"OBJ_{bucket}",
-            "subjects": [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"],
-            "discard": "new",
-            "max_age": 7 * DAY,
-            "max_bytes": 8 * GIB,
-            "allow_direct": True,
-        }
-        for bucket in ("IN", "OUT")
-    ),
+    _bucket("IN"),
+    _bucket("OUT"),
 )
 
 
@@ -113,12 +117,16 @@ async def ensure_streams(connection: Connection) -> None:
         BrokerError: The broker refused, e.g. for want of space; the message names the stream.
     """
     for config in _STREAMS:
-        try:
-            await connection.api(f"STREAM.CREATE.{config['name']}", config)
-        except ApiError as error:
-            if error.code != _NAME_IS_TAKEN:
-                raise ApiError(error.code, f"stream {config['name']}: {error}") from error
-            await connection.api(f"STREAM.UPDATE.{config['name']}", config)
+        await _ensure_stream(connection, config)
+
+
+async def ensure_input_bucket(connection: Connection, pool: str) -> None:
+    """Create the bucket jobs of a pool read from, or bring it to this release's configuration.
+
+    Raises:
+        BrokerError: The broker refused, e.g. because too many pools have reserved its store.
+    """
+    await _ensure_stream(connection, _bucket(input_bucket(pool)))
 
 
 async def ensure_lane(connection: Connection, lane: str, *, lease_s: float = LEASE_S) -> None:
@@ -141,6 +149,15 @@ async def ensure_supervisor_consumers(connection: Connection, *, confirm_s: floa
     """Create or update the consumers the supervisor reads results and telemetry from."""
     for stream, subject in ((subjects.STREAM_RESULTS, "andon.res.*.done"), (subjects.STREAM_TEL, "andon.tel.*")):
         await _ensure_consumer(connection, stream, SUPERVISOR, filter_subject=subject, ack_wait=int(confirm_s * SECOND))
+
+
+async def _ensure_stream(connection: Connection, config: dict[str, Any]) -> None:
+    try:
+        await connection.api(f"STREAM.CREATE.{config['name']}", config)
+    except ApiError as error:
+        if error.code != _NAME_IS_TAKEN:
+            raise ApiError(error.code, f"stream {config['name']}: {error}") from error
+        await connection.api(f"STREAM.UPDATE.{config['name']}", config)
 
 
 async def _ensure_consumer(connection: Connection, stream: str, name: str, **config: Any) -> None:

@@ -11,12 +11,12 @@ from typing import Final
 from pydantic import ValidationError
 
 from sandbox.blob import get_blob, put_blob
-from sandbox.bus.assets import CONFIRM_S, SUPERVISOR, ensure_lane, ensure_streams, ensure_supervisor_consumers
+from sandbox.bus.assets import CONFIRM_S, SUPERVISOR, ensure_input_bucket, ensure_lane, ensure_streams, ensure_supervisor_consumers
 from sandbox.bus.connection import CONNECT_S, Connection
 from sandbox.bus.messages import ApiError, Interrupted, Message
 from sandbox.bus.serving import Answer, serving
 from sandbox.contract import subjects
-from sandbox.contract.blob import BlobRef, Bucket
+from sandbox.contract.blob import BlobRef, Bucket, input_bucket
 from sandbox.contract.credentials import FLEET, SupervisorCredentials
 from sandbox.contract.errors import BrokerError, Rejected
 from sandbox.contract.job import JobSpec
@@ -52,6 +52,7 @@ class NatsSupervisorLink:
         self._served = served
         self._lease_s = lease_s
         self._lanes: set[str] = set()
+        self._inputs: set[str] = set()
 
     @classmethod
     @asynccontextmanager
@@ -85,6 +86,7 @@ class NatsSupervisorLink:
             await ensure_supervisor_consumers(connection, confirm_s=confirm_s)
             for pool in pools:
                 await link._ensure_lane(subjects.lane(pool))
+                await link._ensure_input_bucket(input_bucket(pool))
             yield link
 
     async def wait_lost(self) -> str:
@@ -218,13 +220,20 @@ class NatsSupervisorLink:
         return await get_blob(self.connection, ref)
 
     async def put_blob(self, name: str, data: bytes, bucket: Bucket = "IN") -> BlobRef:
-        """Store an object."""
+        """Store an object; a pool's bucket is made when it is first used."""
+        await self._ensure_input_bucket(bucket)
         return await put_blob(self.connection, bucket, name, data)
 
     async def _ensure_lane(self, lane: str) -> None:
         if lane not in self._lanes:
             await ensure_lane(self.connection, lane, lease_s=self._lease_s)
             self._lanes.add(lane)
+
+    async def _ensure_input_bucket(self, bucket: Bucket) -> None:
+        pool = bucket.removeprefix(input_bucket(""))
+        if pool != bucket and bucket not in self._inputs:
+            await ensure_input_bucket(self.connection, pool)
+            self._inputs.add(bucket)
 
     async def _settle(self, ack_subject: str, verb: bytes) -> None:
         if subjects.pool_of_ack(ack_subject) is None:  # an executor chose it: anything else would let it steer our publishing

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 from sandbox.blob import get_blob, put_blob
 from sandbox.bus import Connection
@@ -12,10 +12,14 @@ from sandbox.bus.supervisor_link import list_executors, watch_progress
 from sandbox.contract import subjects
 from sandbox.contract.blob import BlobRef, Bucket
 from sandbox.contract.credentials import SupervisorCredentials
-from sandbox.contract.errors import UsageError
+from sandbox.contract.errors import BrokerError, UsageError
 from sandbox.contract.wire import Control, Heartbeat, Progress
 from supervisor.pipeline.events import AnyEvent
 from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.watching import watch_events
+
+RUNS_MAX: Final = 1024
+"""Subjects one direct read answers for: nats-server's own bound."""
 
 
 class FleetClient(Protocol):
@@ -90,8 +94,14 @@ class NatsFleetClient:
         return await ask_bytes(self._connection, subject, payload, timeout_s=timeout_s)
 
     async def runs(self) -> list[str]:
-        """Return the ids of all runs of the fleet, oldest first."""
-        return await self._log.runs()
+        """Return the ids of all runs of the fleet, oldest first: a client may read last events, not the stream's subjects."""
+        try:
+            last = await self._connection.direct(subjects.STREAM_EVENTS, {"multi_last": [subjects.events("*")]})
+        except BrokerError as error:
+            if " 413 " not in str(error):
+                raise
+            raise UsageError(f"this fleet has more than {RUNS_MAX:,} runs: name one by its whole id") from error
+        return sorted(message.headers["Nats-Subject"].rsplit(".", 1)[1] for message in last)
 
     async def read(self, run_id: str) -> list[AnyEvent]:
         """Return a run's events so far; empty for an unknown run."""
@@ -99,7 +109,7 @@ class NatsFleetClient:
 
     def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[AnyEvent]:
         """Yield a run's events numbered above `after_seq`, then each new one, without end."""
-        return self._log.follow(run_id, after_seq)
+        return watch_events(self._connection, run_id, after_seq)
 
     def progress(self) -> AsyncIterator[Progress]:
         """Yield what running attempts of all runs do; lossy."""

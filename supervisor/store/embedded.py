@@ -91,6 +91,11 @@ class EmbeddedBroker:
         return self._site.own_url
 
     @property
+    def others_url(self) -> str:
+        """Return where other hosts connect to, if it listens beyond this one."""
+        return self._site.url
+
+    @property
     def pid(self) -> int:
         """Return the process id of the server that runs now."""
         return self._server.pid

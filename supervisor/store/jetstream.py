@@ -39,11 +39,11 @@ class JetStreamEventLog:
         except Superseded as error:
             raise StaleWriter(f"run {event.run_id} has events after {expected_seq}, the last one this writer knows") from error
 
-    async def read(self, run_id: str) -> list[AnyEvent]:
-        """Return a run's events in order; empty for an unknown run."""
+    async def read(self, run_id: str, after_seq: int = 0) -> list[AnyEvent]:
+        """Return a run's events above `after_seq` in order; empty for an unknown run."""
         events: list[AnyEvent] = []
         query = {"next_by_subj": subjects.events(run_id), "batch": BATCH, "max_bytes": BATCH_BYTES_MAX}
-        after = 0
+        after = after_seq
         while True:
             batch = await self._connection.direct(subjects.STREAM_EVENTS, {**query, "seq": after + 1})
             events += (decode(message.data, int(message.headers["Nats-Sequence"])) for message in batch)

@@ -2,11 +2,13 @@
 
 import pytest
 
+from sandbox.contract.blob import input_bucket
 from sandbox.contract.errors import BrokerError, Rejected
 from tests.fakes.wire_data import RUN
 from tests.fakes.wires import Wire
 
 MIB = 1 << 20
+INPUT = input_bucket("default")
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, MIB, 5 * MIB + 17], ids=["empty", "byte", "page", "one chunk and more", "many chunks"])
@@ -15,14 +17,14 @@ async def test_an_object_comes_back_as_it_was(wire: Wire, size: int) -> None:
     data = (b"0123456789abcdef" * (size // 16 + 1))[:size]
 
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
-        down = await supervisor.put_blob(f"{RUN}/in", data)
+        down = await supervisor.put_blob(f"{RUN}/in", data, INPUT)
         up = await executor.put_blob(f"{RUN}/spec/1/1/out", data)
 
         assert await executor.get_blob(down) == data
         assert await supervisor.get_blob(up) == data
         assert await supervisor.get_blob(down) == data
 
-    assert (down.bucket, up.bucket, down.sha256, down.size_bytes) == ("IN", "OUT", up.sha256, size)
+    assert (down.bucket, up.bucket, down.sha256, down.size_bytes) == (INPUT, "OUT", up.sha256, size)
 
 
 async def test_names_may_hold_anything(wire: Wire) -> None:
@@ -30,7 +32,7 @@ async def test_names_may_hold_anything(wire: Wire) -> None:
     name = f"{RUN}/stage.x/* > $JS/ünïcode-{'n' * 350}"
 
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
-        ref = await supervisor.put_blob(name, b"data")
+        ref = await supervisor.put_blob(name, b"data", INPUT)
 
         assert await executor.get_blob(ref) == b"data"
 
@@ -38,7 +40,7 @@ async def test_names_may_hold_anything(wire: Wire) -> None:
 async def test_an_object_that_is_not_there_is_a_broker_error(wire: Wire) -> None:
     """Expired or never written: it may come back, so it is not a refusal."""
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
-        ref = (await supervisor.put_blob(f"{RUN}/in", b"data")).model_copy(update={"name": f"{RUN}/other"})
+        ref = (await supervisor.put_blob(f"{RUN}/in", b"data", INPUT)).model_copy(update={"name": f"{RUN}/other"})
 
         with pytest.raises(BrokerError, match=f"{RUN}/other"):
             await executor.get_blob(ref)
@@ -66,27 +68,34 @@ async def test_an_object_of_another_length_is_refused(wire: Wire) -> None:
 async def test_the_same_object_may_be_put_again(wire: Wire) -> None:
     """A repetition after a lost answer is harmless."""
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
-        once = await supervisor.put_blob(f"{RUN}/in", b"data")
-        again = await supervisor.put_blob(f"{RUN}/in", b"data")
+        once = await supervisor.put_blob(f"{RUN}/in", b"data", INPUT)
+        again = await supervisor.put_blob(f"{RUN}/in", b"data", INPUT)
 
         assert once == again
         assert await executor.get_blob(once) == b"data"
 
 
-async def test_an_executor_reads_only_what_was_meant_for_executors(wire: Wire) -> None:
-    """Results of others are not an executor's business."""
-    async with wire.executor("ex1") as first, wire.executor("ex2") as second:
-        ref = await first.put_blob(f"{RUN}/out", b"data")
+@pytest.mark.parametrize("bucket", ["OUT", input_bucket("gpu"), input_bucket("never-used")])
+async def test_an_executor_reads_only_what_its_pools_jobs_read(wire: Wire, bucket: str) -> None:
+    """Results of others and inputs of other pools are not an executor's business (DECISIONS D3)."""
+    async with wire.supervisor() as supervisor, wire.executor("ex1") as executor, wire.executor("ex2", ("gpu",)) as gpu:
+        ref = await supervisor.put_blob(f"{RUN}/data", b"data", bucket)
+        own = await supervisor.put_blob(f"{RUN}/data", b"own", INPUT)
 
-        with pytest.raises(BrokerError, match="OUT"):
-            await second.get_blob(ref)
+        with pytest.raises(BrokerError, match=bucket):
+            await executor.get_blob(ref)
+        assert await executor.get_blob(own) == b"own"
+        if bucket == input_bucket("gpu"):
+            assert await gpu.get_blob(ref) == b"data"
 
 
-async def test_a_cli_reads_and_writes_objects(wire: Wire) -> None:
-    """The base pack and a cassette go in, a recording comes back."""
-    async with wire.fleet() as cli, wire.executor("ex1") as executor:
-        down = await cli.put_blob(f"{RUN}/base", b"pack")
-        up = await executor.put_blob(f"{RUN}/recording", b"record")
+async def test_what_a_cli_hands_in_comes_back_to_it(wire: Wire) -> None:
+    """The base pack and a cassette go in, a bundle and a recording come back."""
+    async with wire.fleet() as cli, wire.supervisor() as supervisor, wire.executor("ex1") as executor:
+        base = await cli.put_blob(f"{RUN}/base", b"pack")
+        bundle = await supervisor.put_blob(f"{RUN}/bundle", b"commit")
+        recording = await executor.put_blob(f"{RUN}/recording", b"record")
 
-        assert await executor.get_blob(down) == b"pack"
-        assert await cli.get_blob(up) == b"record"
+        assert await supervisor.get_blob(base) == b"pack"
+        assert await cli.get_blob(bundle) == b"commit"
+        assert await cli.get_blob(recording) == b"record"

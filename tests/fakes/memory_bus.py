@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from sandbox.contract.blob import BlobRef, Bucket
+from sandbox.contract.blob import BlobRef, Bucket, input_bucket
 from sandbox.contract.errors import BrokerError, Rejected
 from sandbox.contract.job import JobSpec
 from sandbox.contract.result import AttemptResult
@@ -279,8 +279,8 @@ class MemoryExecutorLink(MemoryLink):
                 continue
 
     async def get_blob(self, ref: BlobRef) -> bytes:
-        """Read an object of IN and verify its digest."""
-        if ref.bucket != "IN":
+        """Read an object of one of its pools' buckets and verify its digest."""
+        if ref.bucket not in {"IN", *map(input_bucket, self._pools)}:
             raise BrokerError(f"executor {self._executor} has no right to read bucket {ref.bucket}")
         return await super().get_blob(ref)
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from sandbox.bus import NatsExecutorLink, NatsSupervisorLink
 from sandbox.contract.wire import ExecutorLink, SupervisorLink
+from supervisor.store.admission import admit_client, admit_executor
 from supervisor.store.client import FleetClient, NatsFleetClient
 from supervisor.store.embedded import EmbeddedBroker
 from supervisor.store.event_log import EventLog
@@ -34,7 +35,7 @@ class Wire(Protocol):
         ...
 
     def fleet(self) -> AbstractAsyncContextManager[FleetClient]:
-        """Connect as a CLI."""
+        """Connect as a CLI with a client's rights; one at a time."""
         ...
 
 
@@ -63,15 +64,16 @@ class MemoryWire:
 class NatsWire:
     """A real broker."""
 
-    def __init__(self, broker: EmbeddedBroker) -> None:
+    def __init__(self, broker: EmbeddedBroker, directory: Path) -> None:
         self._broker = broker
+        self._directory = directory
 
     @classmethod
     @asynccontextmanager
     async def run(cls, directory: Path) -> AsyncIterator["NatsWire"]:
         """Run a broker for as long as the context lasts, its streams made."""
         async with EmbeddedBroker.run(directory) as broker:
-            wire = cls(broker)
+            wire = cls(broker, directory)
             async with wire.supervisor():
                 pass
             yield wire
@@ -81,7 +83,7 @@ class NatsWire:
 
     @asynccontextmanager
     async def executor(self, name: str, pools: tuple[str, ...] = ("default",)) -> AsyncIterator[NatsExecutorLink]:
-        credentials = await self._broker.add_executor(name, pools)
+        credentials = await admit_executor(self._directory, name, pools, replace=True)
         async with NatsExecutorLink.connect(credentials) as link:
             yield link
 
@@ -90,5 +92,8 @@ class NatsWire:
         async with self.supervisor() as link:
             yield JetStreamEventLog(link.connection)
 
-    def fleet(self) -> AbstractAsyncContextManager[NatsFleetClient]:
-        return NatsFleetClient.connect(self._broker.supervisor)
+    @asynccontextmanager
+    async def fleet(self) -> AsyncIterator[NatsFleetClient]:
+        credentials = await admit_client(self._directory, "cli", replace=True)
+        async with NatsFleetClient.connect(credentials) as client:
+            yield client
