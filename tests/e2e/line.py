@@ -24,10 +24,10 @@ _ONE_OBJECT = {"run", "resume", "status"}
 class Provider:
     """The scripted model on a thread of its own, so that it outlives single tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="scripted-model", daemon=True)
-        self.server = ScriptedModel(HAPPY, api_key=CANARY)
+        self.server = ScriptedModel(HAPPY, api_key=CANARY, host=host)
 
     def __enter__(self) -> "Provider":
         self._thread.start()
@@ -49,6 +49,7 @@ class Provider:
         async def change() -> None:
             self.server.script = script
             self.server.log.clear()
+            self.server.begun.clear()
             self.server.violations.clear()
 
         self._do(change())

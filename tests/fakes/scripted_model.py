@@ -47,15 +47,17 @@ class _Refused(Exception):
 
 
 class ScriptedModel:
-    """Serves a script on a loopback port: `async with ScriptedModel(script) as server`."""
+    """Serves a script on a port of `host`: `async with ScriptedModel(script) as server`."""
 
-    def __init__(self, script: Script, *, api_key: str = "sk-scripted-not-a-secret", port: int = 0) -> None:
+    def __init__(self, script: Script, *, api_key: str = "sk-scripted-not-a-secret", host: str = "127.0.0.1", port: int = 0) -> None:
         self.script = script
         self.api_key = api_key
         self.log: list[Logged] = []
+        self.begun: list[Logged] = []
+        """Every call whose reply was begun, with its whole usage: a provider bills it also when nobody listened to the end."""
         self.violations: list[str] = []
         """What a provider would have refused or silently billed; empty in a good run."""
-        self._port = port
+        self._host, self._port = host, port
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._cache = PromptCache()
@@ -64,7 +66,7 @@ class ScriptedModel:
 
     async def __aenter__(self) -> "ScriptedModel":
         """Begin to listen."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, limit=HEAD_BYTES_MAX)
+        self._server = await asyncio.start_server(self._serve, self._host, self._port, limit=HEAD_BYTES_MAX)
         self._port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -82,7 +84,7 @@ class ScriptedModel:
     @property
     def url(self) -> str:
         """Return the base URL."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     def environment(self) -> dict[str, str]:
         """Return the variables that make an executor use this server."""
@@ -136,6 +138,7 @@ class ScriptedModel:
         if turn.fault is not None and self._is_due(turn.fault, call):
             return await self._fail(turn, turn.fault, call, writer)
         usage = self._checked(call)
+        self.begun.append(_with(call, 200, _reported(turn, usage)))
         await _begin_stream(writer)
         events = _events(turn, call, _feature(request, self.script), usage)
         async for event in events:
