@@ -27,6 +27,7 @@ from supervisor.config import PROVIDER_ENVIRONMENT, Config, StateDirectory, load
 from supervisor.errors import InfrastructureError, UsageError
 from supervisor.store.child import bound_to_us
 from supervisor.store.embedded import EmbeddedBroker, supervisor_file
+from supervisor.store.listen import Listen
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,11 @@ class StackFile(Frozen):
     """Digest of the environment it was started with; says nothing about the values."""
     release: str
     keep: bool
+    listen: str = ""
+    """Where the broker serves other hosts, as it was asked for; empty: this host alone."""
+    advertise: str = ""
+    others_url: str = ""
+    """How other hosts reach the broker; empty: they do not."""
     children: dict[str, int]
 
 
@@ -137,19 +143,24 @@ def _lock_shared(descriptor: int) -> None:
 async def _make_room(config: Config, state: StateDirectory, descriptor: int, say: Say) -> None:
     """Stop an idle stack that has another environment; refuse when somebody else uses it."""
     stack = read_stack(state)
-    if stack is None or stack.fingerprint == fingerprint(config):
+    if stack is None or (stack.fingerprint == fingerprint(config) and _listens_as(stack, config)):
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         raise UsageError(
-            "the running stack has another environment (key, engine, exporter) and is busy; "
+            "the running stack has another environment (key, engine, exporter, listen) and is busy; "
             "wait for its runs or set another ANDON_STATE_DIRECTORY"
         ) from None
     say("restarting the idle stack: its environment differs")
     await _stop(state, stack)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def _listens_as(stack: StackFile, config: Config) -> bool:
+    """Return whether a stack listens as configured; a run that says nothing of it uses whatever is there."""
+    return config.listen is None or (stack.listen, stack.advertise) == (config.listen, config.advertise or "")
 
 
 async def _stop(state: StateDirectory, stack: StackFile) -> None:
@@ -182,6 +193,7 @@ async def _started(config: Config, state: StateDirectory, environment: Mapping[s
 
 def _spawn(config: Config, state: StateDirectory, environment: Mapping[str, str], *, keep: bool) -> subprocess.Popen[bytes]:
     own = {**environment, "ANDON_STATE_DIRECTORY": str(state.root), "ANDON_SLOTS": str(config.slots)}
+    own |= {"ANDON_LISTEN": config.listen or "", "ANDON_ADVERTISE": config.advertise or ""}
     argv = [sys.executable, "-m", "supervisor.stack", *(["--keep"] if keep else [])]
     with (state.root / "stack.log").open("ab") as out:
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=own, cwd="/", start_new_session=True)
@@ -251,7 +263,8 @@ class _Stack:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
         binary = self._environment.get("NATS_SERVER_BIN")
-        async with EmbeddedBroker.run(self._state.nats, binary=Path(binary) if binary else None) as broker:
+        listen = Listen.parse(self._config.listen, self._config.advertise) if self._config.listen else None
+        async with EmbeddedBroker.run(self._state.nats, binary=Path(binary) if binary else None, listen=listen) as broker:
             credentials = await self._admit(broker)
             children = [self._supervisor(broker), self._executor(credentials)]
             try:
@@ -265,7 +278,8 @@ class _Stack:
         """Give our own executor a new key; an old one of a copied directory is worth nothing then."""
         self._state.executor.mkdir(mode=0o700, exist_ok=True)
         path = self._state.executor / f"{EXECUTOR_NAME}{FILE_SUFFIX}"
-        write_credentials(path, await broker.add_executor(EXECUTOR_NAME))
+        credentials = await broker.add_executor(EXECUTOR_NAME)
+        write_credentials(path, credentials.model_copy(update={"url": broker.url}))
         return path
 
     def _supervisor(self, broker: EmbeddedBroker) -> _Child:
@@ -312,6 +326,9 @@ class _Stack:
                 fingerprint=fingerprint(self._config),
                 release=RELEASE,
                 keep=self._keep,
+                listen=self._config.listen or "",
+                advertise=self._config.advertise or "",
+                others_url=broker.others_url if self._config.listen else "",
                 children=pids,
             )
             write_atomically(self._state.stack_file, stack.model_dump_json(indent=2).encode() + b"\n")

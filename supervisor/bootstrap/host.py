@@ -21,7 +21,7 @@ async def ensure_host(config: Config, say: Say) -> None:
     Raises:
         EngineError: There is no engine this user may use, the image cannot be built, or a container cannot reach its directories.
     """
-    if config.nats_url:
+    if config.is_remote:
         return
     runtime = await DockerRuntime.connect(config.docker_host, os.environ.get("DOCKER_CONTEXT"))
     try:
@@ -52,7 +52,19 @@ async def up(config: Config, say: Say) -> str:
     """Start the embedded stack and keep it."""
     state = StateDirectory.open(config.state_directory)
     running = await stack.keep_up(config, state, dict(os.environ), say)
-    return f"the stack is up: pid {running.pid}, broker at {running.nats_url}; `andon down` stops it"
+    return f"the stack is up: pid {running.pid}, broker at {running.nats_url}; `andon down` stops it{_exposed(running)}"
+
+
+def _exposed(running: stack.StackFile) -> str:
+    """Return what other hosts can reach, for a person to read before they go away; empty if they reach nothing."""
+    if not running.listen:
+        return ""
+    secured = "with TLS" if running.others_url.startswith("tls://") else "without TLS, as it is this host's loopback"
+    return (
+        f"\n\nOther hosts reach one port: the broker, {running.others_url}, listening on {running.listen} {secured}."
+        "\nNobody gets in without a file of: andon fleet add NAME. Whoever has an executor's file is given the code and the tasks of its"
+        "\npools' jobs; whoever has a client's file may spend this fleet's budget. Keys of the provider stay with each executor."
+    )
 
 
 async def down(config: Config, say: Say) -> str:

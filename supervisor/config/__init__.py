@@ -1,13 +1,14 @@
 """What a process is configured with (`settings`) and where its state lies (`state`); nothing else reads the environment."""
 
 from supervisor.config.settings import ENVIRONMENT, PROVIDER_ENVIRONMENT, Config, load, nano_usd, parse_usd, process_environment
-from supervisor.config.state import StateDirectory, write_atomically
+from supervisor.config.state import StateDirectory, is_run_id, write_atomically
 
 __all__ = [
     "ENVIRONMENT",
     "PROVIDER_ENVIRONMENT",
     "Config",
     "StateDirectory",
+    "is_run_id",
     "load",
     "nano_usd",
     "parse_usd",

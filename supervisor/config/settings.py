@@ -36,6 +36,10 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "state_directory": ("ANDON_STATE_DIRECTORY",),
     "nats_url": ("NATS_URL",),
     "nats_creds": ("NATS_CREDS",),
+    "listen": ("ANDON_LISTEN",),
+    "advertise": ("ANDON_ADVERTISE",),
+    "broker_directory": ("ANDON_BROKER_DIRECTORY",),
+    "priority": ("ANDON_PRIORITY",),
     "database_url": ("ANDON_DATABASE_URL",),
     "docker_host": ("DOCKER_HOST",),
     "otlp_endpoint": ("OTEL_EXPORTER_OTLP_ENDPOINT",),
@@ -110,7 +114,15 @@ class Config(Frozen):
     nats_url: str | None = None
     """A fleet's broker; None: the embedded stack."""
     nats_creds: Path | None = None
-    """Credentials for that broker."""
+    """Credentials for that broker; a `NAME.andon.json` also says where it is."""
+    listen: str | None = Field(None, pattern=r"^(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}$")
+    """HOST:PORT on which the embedded broker serves other hosts too; None: this host alone."""
+    advertise: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,253}$")
+    """The name or address by which other hosts reach that broker; None: the host of `listen`, or this host's name."""
+    broker_directory: Path | None = None
+    """Where the broker's keys and configuration lie that `andon fleet` changes; None: the embedded broker's."""
+    priority: int = Field(5, ge=1, le=10)
+    """Of a run's jobs; 10 is the most urgent."""
     database_url: str | None = Field(None, pattern=r"^postgres(?:ql)?(?:\+psycopg)?://", repr=False)
     """A PostgreSQL server that keeps the history; None: a file in the state directory. May hold a password: never printed."""
     docker_host: str | None = None
@@ -126,6 +138,11 @@ class Config(Frozen):
     """The names of `PROVIDER_ENVIRONMENT` that are set; never printed, logged or stored."""
     origins: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
     """Where each value came from, e.g. `environment NATS_URL`."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether the fleet is elsewhere; otherwise it is this host's embedded stack."""
+        return self.nats_url is not None or self.nats_creds is not None
 
     @property
     def has_provider_key(self) -> bool:

@@ -97,6 +97,11 @@ class StateDirectory:
         """Return where each run has its directory."""
         return self.root / "runs"
 
+    @property
+    def seen(self) -> Path:
+        """Return where the files lie of runs that other hosts submitted and this one has looked at."""
+        return self.root / "seen"
+
     def run(self, run_id: str) -> Path:
         """Return one run's directory."""
         return self.runs / run_id
@@ -116,6 +121,11 @@ class StateDirectory:
         """Record that agreement; `note` says for which repository, for a person."""
         (self.root / "trusted").mkdir(mode=0o700, exist_ok=True)
         write_atomically(self.root / "trusted" / sha256, note.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def is_run_id(text: str) -> bool:
+    """Return whether a text is a whole run id, of whatever run."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 def write_atomically(path: Path, data: bytes) -> None:
