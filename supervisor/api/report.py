@@ -63,11 +63,15 @@ def headline(run: RunState) -> str:
     ended = _HEADLINES.get(run.state, run.state.capitalize())
     if run.delivery_failed:
         ended += " in the mirror, not delivered"
+    elif run.state == "landed" and not run.delivered and run.intent.delivery == "client":
+        ended += " in the fleet's mirror, not yet delivered"
     return f"{ended}: {run.intent.feature}{replay}"
 
 
 def next_steps(run: RunState, mirror: str | None = None) -> list[str]:
     """Return the commands that go on from here, most useful first; empty while the run goes on."""
+    if run.state == "landed" and not run.delivered and run.intent.delivery == "client":
+        return [f"andon apply {run.run_id}   (brings {run.branch} into your repository)"]
     if run.delivery_failed:
         return [f"andon resume {run.run_id}   (delivers once more)"]
     if run.state == "landed":
@@ -127,7 +131,8 @@ def markdown(run: RunState, mirror: str | None = None) -> str:
 def _facts(run: RunState) -> list[str]:
     lines = _labelled("run", run.run_id)
     if run.landed_commit:
-        where = "the mirror only" if run.delivery_failed else inert_line(run.intent.repository, 300)
+        is_home = run.delivered or (run.intent.delivery == "supervisor" and not run.delivery_failed)
+        where = "the mirror only" if not is_home else inert_line(run.intent.repository, 300)
         lines += _labelled("branch", f"{run.branch}  in {where}")
         lines += _labelled("commit", f"{run.landed_commit}  on {inert_line(run.intent.base_name)} ({run.intent.base_commit[:12]})")
         for label, paths in (("created", run.files_created), ("modified", run.files_modified), ("deleted", run.files_deleted)):

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from supervisor.api import report as reporting
+from supervisor.api.submitted import remembered
 from supervisor.api.views import ListRow, RunResult, result_of, row_of
 from supervisor.config import StateDirectory, write_atomically
 from supervisor.errors import AndonError, InfrastructureError, UnknownRun, UsageError
@@ -25,9 +26,10 @@ _event: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
 class RunFiles:
     """One run's directory. Reading makes nothing; the first write makes the directory (0700)."""
 
-    def __init__(self, directory: Path, state: StateDirectory) -> None:
-        """Take the run's directory and the state directory it lies in; `files_of` does."""
+    def __init__(self, directory: Path, state: StateDirectory, *, is_afar: bool = False) -> None:
+        """Take the run's directory, the state directory it lies in and whether another host's supervisor drives it; `files_of` does."""
         self.directory = directory
+        self.is_afar = is_afar
         self._state = state
         self._last_seq: int | None = None
 
@@ -86,7 +88,7 @@ class RunFiles:
     @property
     def mirror(self) -> str | None:
         """Return the path of the mirror that holds the run's commits, None if it is not on this host."""
-        return str(self._state.mirror) if self._state.mirror.is_dir() else None
+        return str(self._state.mirror) if not self.is_afar and self._state.mirror.is_dir() else None
 
     def write_result(self, run: RunState) -> RunResult:
         """Write `report.md`, then `result.json`, from a run's state, final or not; the same state writes the same bytes."""
@@ -155,7 +157,14 @@ class RunFiles:
 
 def files_of(state: StateDirectory, run_id: str) -> RunFiles:
     """Return the files of one run."""
-    return RunFiles(state.run(run_id), state)
+    directory = state.run(run_id)
+    submitted = remembered(directory)
+    return RunFiles(directory, state, is_afar=submitted is not None and bool(submitted.fleet))
+
+
+def seen_files_of(state: StateDirectory, run_id: str) -> RunFiles:
+    """Return the files of a run that another host submitted, as this one has looked at it."""
+    return RunFiles(state.seen / run_id, state, is_afar=True)
 
 
 def rows(state: StateDirectory, limit: int) -> Iterator[ListRow]:

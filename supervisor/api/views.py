@@ -230,7 +230,7 @@ def tokens_of(usage: Usage) -> int:
 def is_over(run: RunState) -> bool:
     """Return whether nothing more happens unless a person acts: (not) delivered, failed, cancelled, parked, or waiting for them."""
     if run.state == "landed":
-        return run.delivered or run.delivery_failed
+        return run.delivered or run.delivery_failed or run.intent.delivery == "client"
     return run.state in {"failed", "cancelled", "parked"} or (run.state == "waiting" and run.exit_code is not None)
 
 

@@ -1,33 +1,53 @@
 """A CLI's connection to a supervisor: the fleet's if `NATS_URL` is set, else the embedded stack's; `cli.client.Client` over the bus."""
 
 import asyncio
+import json
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from sandbox.bus import NoAnswer
 from sandbox.contract import subjects
 from sandbox.contract.blob import BlobRef
-from sandbox.contract.credentials import SupervisorCredentials, read_credentials
-from sandbox.contract.errors import BrokerError, UsageError
-from sandbox.contract.wire import Progress
+from sandbox.contract.credentials import FILE_BYTES_MAX, SupervisorCredentials, read_credentials
+from sandbox.contract.errors import BrokerError, ConfigError, UsageError
+from sandbox.contract.wire import Heartbeat, Progress
 from supervisor import stack
 from supervisor.config import Config, StateDirectory
 from supervisor.pipeline.events import AnyEvent
-from supervisor.pipeline.submit import Answer, ResumeRequest, StopRequest, SubmitReply, SubmitRequest
+from supervisor.pipeline.submit import (
+    Answer,
+    DeliveredRequest,
+    ResumeRequest,
+    StopRequest,
+    SubmitReply,
+    SubmitRequest,
+    WhyReply,
+    WhyRequest,
+)
 from supervisor.stack import Say
 from supervisor.store.client import FleetClient, NatsFleetClient
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 ANSWER_S = 60.0
+ASKED_TIMES_MAX = 3
 FIRST_ANSWER_S = 30.0
 """How long a supervisor that is just starting may take to answer at all."""
+WHY_S = 5.0
+"""How long an answer may take that somebody waits for at a prompt."""
+LOOK_CONNECT_S = 4.0
 QUEUE_MAX = 10_000
 LOOK_S = 0.5
+
+_JWT_MARK = b"BEGIN NATS USER JWT"
 
 
 class BusClient:
@@ -39,8 +59,9 @@ class BusClient:
         self._stack_gone = stack_gone
 
     async def submit(self, request: SubmitRequest) -> SubmitReply:
-        """Open a run."""
-        return SubmitReply.model_validate_json(await self._ask(subjects.RPC_INTENT, request))
+        """Open a run; with a `request_id` it is asked again after a lost answer, and is one run all the same."""
+        ask = self._ask_again if request.request_id else self._ask
+        return SubmitReply.model_validate_json(await ask(subjects.RPC_INTENT, request))
 
     async def stop(self, request: StopRequest) -> Answer:
         """Park or cancel a run."""
@@ -49,6 +70,32 @@ class BusClient:
     async def resume(self, request: ResumeRequest) -> Answer:
         """Go on with a run."""
         return Answer.model_validate_json(await self._ask(subjects.RPC_RESUME, request))
+
+    async def why(self, request: WhyRequest) -> WhyReply:
+        """Ask what a run waits for or does."""
+        return WhyReply.model_validate_json(
+            await self._fleet.request(subjects.RPC_WHY, request.model_dump_json().encode(), timeout_s=WHY_S)
+        )
+
+    async def delivered(self, request: DeliveredRequest) -> Answer:
+        """Tell how a delivery went."""
+        return Answer.model_validate_json(await self._ask_again(subjects.RPC_DELIVERED, request))
+
+    async def runs(self) -> list[str]:
+        """Return the ids of all runs of the fleet, oldest first."""
+        return await self._fleet.runs()
+
+    async def read(self, run_id: str) -> list[AnyEvent]:
+        """Return a run's events so far; empty for an unknown run."""
+        return await self._fleet.read(run_id)
+
+    async def executors(self) -> list[Heartbeat]:
+        """Return the executors whose life sign has not expired."""
+        return await self._fleet.executors()
+
+    async def drain(self, executor: str, reason: str) -> None:
+        """Tell an executor to leave when the jobs it has are done."""
+        await self._fleet.drain(executor, reason)
 
     async def put_blob(self, name: str, data: bytes) -> BlobRef:
         """Store an object in IN."""
@@ -101,6 +148,15 @@ class BusClient:
     async def _ask(self, subject: str, request: BaseModel) -> bytes:
         return await self._patiently(lambda: self._fleet.request(subject, request.model_dump_json().encode(), timeout_s=ANSWER_S))
 
+    async def _ask_again(self, subject: str, request: BaseModel) -> bytes:
+        """Ask what may be asked twice, also after an answer was lost: another supervisor may be taking over."""
+        for _ in range(ASKED_TIMES_MAX - 1):
+            try:
+                return await self._ask(subject, request)
+            except BrokerError as error:
+                log.info("asked again on %s: %s", subject, error)
+        return await self._ask(subject, request)
+
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call again for 30 s while nobody listens: a supervisor that is only starting makes streams and answers soon.
 
@@ -121,18 +177,83 @@ async def connect(config: Config, say: Say) -> AsyncIterator[BusClient]:
     """Reach the fleet's supervisor, or start the embedded stack, or use the one that runs.
 
     Raises:
-        UsageError: `NATS_URL` without credentials, or a busy stack with another environment.
+        UsageError: The credentials are not this fleet's client's, or a busy stack has another environment.
         InfrastructureError: Broker or stack do not come up.
     """
-    if config.nats_url:
-        if config.nats_creds is None:
-            raise UsageError("NATS_URL is set but NATS_CREDS is not: name the credentials file of that fleet")
-        credentials = read_credentials(config.nats_creds, SupervisorCredentials).model_copy(update={"url": config.nats_url})
-        async with NatsFleetClient.connect(credentials) as fleet:
+    if config.is_remote:
+        async with NatsFleetClient.connect(fleet_credentials(config)) as fleet:
             yield BusClient(fleet)
         return
     state = StateDirectory.open(config.state_directory)
-    async with stack.attached(config, state, dict(os.environ), say) as running:
-        credentials = read_credentials(running.supervisor_credentials, SupervisorCredentials)
-        async with NatsFleetClient.connect(credentials.model_copy(update={"url": running.nats_url})) as fleet:
-            yield BusClient(fleet, lambda: None if stack.read_stack(state) else f"the stack has stopped, see {state.root / 'stack.log'}")
+    async with stack.attached(config, state, dict(os.environ), say) as running, _of_stack(running, state) as client:
+        yield client
+
+
+@asynccontextmanager
+async def look(config: Config) -> AsyncIterator[BusClient | None]:
+    """Reach what runs already, for a verb that starts nothing; None: the embedded stack does not run.
+
+    Raises:
+        ConfigError: The credentials are not this fleet's client's.
+        BrokerError: The broker does not answer, or refuses the key.
+    """
+    if config.is_remote:
+        async with NatsFleetClient.connect(fleet_credentials(config), connect_s=LOOK_CONNECT_S) as fleet:
+            yield BusClient(fleet)
+        return
+    state = StateDirectory.reading(config.state_directory)
+    running = stack.read_stack(state)
+    if running is None:
+        yield None
+        return
+    async with _of_stack(running, state) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _of_stack(running: stack.StackFile, state: StateDirectory) -> AsyncIterator[BusClient]:
+    credentials = read_credentials(running.supervisor_credentials, SupervisorCredentials)
+    async with NatsFleetClient.connect(credentials.model_copy(update={"url": running.nats_url})) as fleet:
+        yield BusClient(fleet, lambda: None if stack.read_stack(state) else f"the stack has stopped, see {state.root / 'stack.log'}")
+
+
+def fleet_credentials(config: Config) -> SupervisorCredentials:
+    """Return who we are to a fleet elsewhere: `NATS_CREDS` is the file `andon fleet add --client` wrote, or a JWT credentials file.
+
+    Raises:
+        UsageError: `NATS_URL` without credentials, or a JWT file without `NATS_URL`.
+        ConfigError: The file cannot be read or is not a client's, or the URL is not one.
+    """
+    if config.nats_creds is None:
+        raise UsageError("NATS_URL is set but NATS_CREDS is not: name the credentials file of that fleet")
+    data = _beginning_of(config.nats_creds)
+    if _JWT_MARK in data:
+        if config.nats_url is None:
+            raise UsageError(
+                f"NATS_CREDS {config.nats_creds} is a JWT credentials file, which does not say where its broker is: set NATS_URL"
+            )
+        found = {"creds_file": config.nats_creds.absolute()}
+    else:
+        if _is_executors(data):
+            raise ConfigError(f"NATS_CREDS {config.nats_creds} is an executor's file; a client's is made by: andon fleet add NAME --client")
+        found = read_credentials(config.nats_creds, SupervisorCredentials).model_dump(exclude_none=True)
+    try:
+        return SupervisorCredentials.model_validate({**found, **({"url": config.nats_url} if config.nats_url else {})})
+    except ValidationError:
+        raise ConfigError(f"NATS_URL {config.nats_url} does not begin with nats://, tls://, ws:// or wss://") from None
+
+
+def _beginning_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(FILE_BYTES_MAX)
+    except OSError as error:
+        raise ConfigError(f"NATS_CREDS {path}: {error.strerror}") from error
+
+
+def _is_executors(data: bytes) -> bool:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and "executor" in found

@@ -43,7 +43,7 @@ class App:
         """Return whether a supervisor may be driving runs: a fleet's, or a running embedded stack. Starts nothing."""
         from supervisor.stack import read_stack
 
-        return self.config().nats_url is not None or read_stack(self.reading()) is not None
+        return self.config().is_remote or read_stack(self.reading()) is not None
 
 
 def say(text: str) -> None:

@@ -26,12 +26,17 @@ def run_argument(*, required: bool) -> Callable[[CommandT], CommandT]:
     return click.argument("run_id", metavar="RUN" if required else "[RUN]", required=required, shell_complete=_complete_run)
 
 
-def files_named(app: App, given: str | None) -> "RunFiles":
-    """Return the files of the run a person named, or of the newest.
+def files_named(app: App, given: str | None, *, logs: bool = False) -> "RunFiles":
+    """Return the files of the run a person named, or of the newest; those of a fleet elsewhere are brought up to its event log first.
 
     Raises:
         UnknownRun: There is none, or several begin with what was given.
+        BrokerError: The fleet elsewhere does not answer, and this host knows nothing of the run.
     """
+    if app.config().is_remote:
+        from supervisor.cli.afar import files_afar
+
+        return files_afar(app, given, logs=logs)
     from supervisor.api.run_files import files_of
     from supervisor.api.views import resolve_run_id
     from supervisor.errors import UnknownRun

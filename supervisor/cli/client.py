@@ -5,11 +5,20 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from sandbox.contract.blob import BlobRef
-from sandbox.contract.wire import Progress
+from sandbox.contract.wire import Heartbeat, Progress
 from supervisor.api.views import Probe
 from supervisor.config import Config
 from supervisor.pipeline.events import AnyEvent
-from supervisor.pipeline.submit import Answer, ResumeRequest, StopRequest, SubmitReply, SubmitRequest
+from supervisor.pipeline.submit import (
+    Answer,
+    DeliveredRequest,
+    ResumeRequest,
+    StopRequest,
+    SubmitReply,
+    SubmitRequest,
+    WhyReply,
+    WhyRequest,
+)
 
 Say = Callable[[str], None]
 """Takes one line of progress for a person."""
@@ -34,6 +43,30 @@ class Client(Protocol):
         """Ask for a run to go on; returns when that is noted."""
         ...
 
+    async def why(self, request: WhyRequest) -> WhyReply:
+        """Ask what a run waits for or does; asked once, answered within seconds."""
+        ...
+
+    async def delivered(self, request: DeliveredRequest) -> Answer:
+        """Tell how the delivery of a landed run into its repository went; harmless twice."""
+        ...
+
+    async def runs(self) -> list[str]:
+        """Return the ids of all runs of the fleet, oldest first."""
+        ...
+
+    async def read(self, run_id: str) -> list[AnyEvent]:
+        """Return a run's events so far; empty for an unknown run."""
+        ...
+
+    async def executors(self) -> list[Heartbeat]:
+        """Return the executors whose life sign has not expired."""
+        ...
+
+    async def drain(self, executor: str, reason: str) -> None:
+        """Tell an executor to leave when the jobs it has are done; may be lost, harmless twice."""
+        ...
+
     async def put_blob(self, name: str, data: bytes) -> BlobRef:
         """Store an object in IN."""
         ...
@@ -48,6 +81,10 @@ class Bootstrap(Protocol):
 
     def connect(self, config: Config, say: Say) -> AbstractAsyncContextManager[Client]:
         """Reach the fleet's supervisor, or start the embedded stack, or use the one that runs."""
+        ...
+
+    def look(self, config: Config) -> AbstractAsyncContextManager[Client | None]:
+        """Reach what runs already, for a verb that starts nothing; None: the embedded stack does not run."""
         ...
 
     async def ensure_host(self, config: Config, say: Say) -> None:

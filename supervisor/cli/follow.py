@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from sandbox.contract.wire import Progress
@@ -10,12 +10,13 @@ from supervisor.api.views import is_over
 from supervisor.cli.client import Client
 from supervisor.cli.live import TICK_S, Display
 from supervisor.errors import BrokerError, Interrupted
-from supervisor.pipeline.events import AnyEvent
+from supervisor.pipeline.events import AnyEvent, RunLanded
 from supervisor.pipeline.fold import apply
 from supervisor.pipeline.run import RunState
 from supervisor.pipeline.submit import StopRequest
 
 Seen = Callable[[RunState], None]
+Deliver = Callable[[RunState], Awaitable[None]]
 
 OLD_END_S = 1.0
 """After `resume`: how long an end that this host had not heard of may stand before it counts as the new one."""
@@ -23,7 +24,16 @@ PARK_S = 60.0
 """How long the first Ctrl-C waits for the supervisor to have parked the run."""
 
 
-async def watch(client: Client, run_id: str, display: Display, *, seen: Seen, resumed: RunState | None = None) -> RunState:
+async def watch(
+    client: Client,
+    run_id: str,
+    display: Display,
+    *,
+    seen: Seen,
+    resumed: RunState | None = None,
+    keep: Callable[[AnyEvent], None] = lambda _event: None,
+    deliver: Deliver | None = None,
+) -> RunState:
     """Follow a run until nothing more happens unless a person acts, and return its last state.
 
     Args:
@@ -31,13 +41,15 @@ async def watch(client: Client, run_id: str, display: Display, *, seen: Seen, re
         run_id: The run.
         display: Where it is shown.
         seen: Told every new state, so that whoever asked knows how far it went when watching breaks off.
+        keep: Told every event, also one that was known before.
+        deliver: Brings the landed run into its repository and tells the supervisor; None: the supervisor does so itself.
         resumed: The run as this host knew it when it was asked to go on: older events are not shown, and an old end does not count.
 
     Raises:
         Interrupted: Ctrl-C twice, or once and the run was not parked within `PARK_S`.
         BrokerError: The supervisor went away.
     """
-    watcher = _Watcher(client, run_id, display, seen, resumed)
+    watcher = _Watcher(client, run_id, display, seen, resumed, keep, deliver)
     async with asyncio.TaskGroup() as group:
         with _signals(watcher.interrupt):
             beside = [group.create_task(watcher.tick()), group.create_task(watcher.park_when_interrupted())]
@@ -50,11 +62,22 @@ async def watch(client: Client, run_id: str, display: Display, *, seen: Seen, re
 
 
 class _Watcher:
-    def __init__(self, client: Client, run_id: str, display: Display, seen: Seen, resumed: RunState | None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        run_id: str,
+        display: Display,
+        seen: Seen,
+        resumed: RunState | None,
+        keep: Callable[[AnyEvent], None],
+        deliver: Deliver | None,
+    ) -> None:
         self.client = client
         self.run_id = run_id
         self.display = display
         self.seen = seen
+        self.keep = keep
+        self.deliver = deliver
         self.run = resumed
         self.is_old_end = resumed is not None
         """Whether an end may still be the one the run was resumed from: until `RunResumed` is seen."""
@@ -68,27 +91,37 @@ class _Watcher:
     async def fold_until_over(self) -> RunState:
         items = aiter(self.client.follow(self.run_id))
         try:
-            while self.run is None or self.is_old_end or not is_over(self.run):
+            while self.run is None or self.is_old_end or not is_over(self.run) or self._is_to_be_delivered(self.run):
                 await self._step(items)
             return self.run
         finally:
             await _close(items)
 
     async def _step(self, items: AsyncIterator[AnyEvent | Progress]) -> None:
-        may_stand = self.run is not None and is_over(self.run) and not self.must_see_resumed
+        may_stand = self.is_old_end and self.run is not None and is_over(self.run) and not self.must_see_resumed
         try:
             # A supervisor that was killed may have parked the run without this host's files knowing: then `RunResumed` comes at once.
             async with asyncio.timeout(OLD_END_S if may_stand else None):
-                self._take(await anext(items))
+                item = await anext(items)
         except TimeoutError:
             self.is_old_end = False
         except StopAsyncIteration:
             raise BrokerError(f"the supervisor went away; the run is kept, go on with: andon resume {self.run_id}") from None
+        else:
+            self._take(item)
+            if self.deliver is not None and isinstance(item, RunLanded) and self.run is not None:
+                await self.deliver(self.run)
+
+    def _is_to_be_delivered(self, run: RunState) -> bool:
+        """Return whether the run has landed and the supervisor has not written down yet how our delivery went."""
+        return self.deliver is not None and run.state == "landed" and not (run.delivered or run.delivery_failed)
 
     def _take(self, item: AnyEvent | Progress) -> None:
         if isinstance(item, Progress):
             self.display.progress(item)
-        elif self.run is None or item.seq > self.run.seq:
+            return
+        self.keep(item)
+        if self.run is None or item.seq > self.run.seq:
             self.run = apply(self.run, item)
             self.is_old_end = self.is_old_end and item.type != "run_resumed"
             self.must_see_resumed = self.must_see_resumed and self.is_old_end

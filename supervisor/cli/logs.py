@@ -28,10 +28,15 @@ LOG_GRACE_S = 2.0
 @click.pass_obj
 def command(app: App, run_id: str | None, follow: bool, stage: str | None, as_json: bool) -> None:
     """Show what happened in a run; -f follows it. Without RUN: the newest."""
-    files = files_named(app, run_id)
+    files = files_named(app, run_id, logs=not follow)
     reader = _Reader(files, stage, as_json=as_json)
     if not follow:
         reader.run_or_unknown()
+    if follow and app.config().is_remote:
+        from supervisor.cli.afar import follow_afar
+
+        follow_afar(app, files, reader.show_new, reader.is_over)
+        return
     for _ in _polls(reader, follow=follow):
         reader.show_new()
         if follow and not reader.is_over() and not app.is_anybody_at_work():

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 @click.command()
 @run_argument(required=True)
 @click.option("--budget", metavar="USD", help="A new budget for the whole run, what was spent included.")
+@click.option("--force", is_flag=True, help="Also if the --spec or --pipeline it was given has changed since.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result object on stdout at the end, everything else on stderr.")
 @click.pass_obj
-def command(app: App, run_id: str, budget: str | None, as_json: bool) -> int:
+def command(app: App, run_id: str, budget: str | None, force: bool, as_json: bool) -> int:
     """Go on with a parked run; work that is done is not done again."""
+    from supervisor.api.submitted import check_unchanged
     from supervisor.cli import outcome
 
     with outcome.Ending(as_json=as_json) as ending:
@@ -29,6 +31,9 @@ def command(app: App, run_id: str, budget: str | None, as_json: bool) -> int:
         ending.see(run)
         if run.state in {"failed", "cancelled"} or run.delivered:
             return _already_over(app, files, run, ending)
+        if not force and run.state != "landed":
+            for notice in check_unchanged(files.directory):
+                say(notice)
         return asyncio.run(_resume(app, files, run, _nano_usd(budget), ending))
 
 
@@ -46,18 +51,21 @@ def _nano_usd(budget: str | None) -> int | None:
 
 async def _resume(app: App, files: "RunFiles", run: "RunState", budget_nano_usd: int | None, ending: "Ending") -> int:
     from supervisor.cli import outcome
-    from supervisor.cli.follow import watch
+    from supervisor.cli.bringing_home import bring_home, repository_for
+    from supervisor.cli.following import followed
     from supervisor.errors import error_for
     from supervisor.pipeline.submit import ResumeRequest
 
     config, bootstrap = app.config(), app.bootstrap()
     await bootstrap.ensure_host(config, say)
     async with bootstrap.connect(config, say) as client:
-        answer = await client.resume(ResumeRequest(run_id=run.run_id, budget_nano_usd=budget_nano_usd))
-        if not answer.ok:
-            raise error_for(answer.exit_code, answer.error)
-        with outcome.display(config, app.now, as_json=ending.as_json) as shown:
-            last = await watch(client, run.run_id, shown, seen=ending.see, resumed=run)
+        if run.state == "landed" and run.intent.delivery == "client":
+            await bring_home(client, run, repository_for(files, run, None))
+        else:
+            answer = await client.resume(ResumeRequest(run_id=run.run_id, budget_nano_usd=budget_nano_usd))
+            if not answer.ok:
+                raise error_for(answer.exit_code, answer.error)
+        last = await followed(app, client, files, ending, resumed=run)
         return outcome.finish(config, files, last, ending)
 
 

@@ -12,6 +12,7 @@ from sandbox.contract.blob import BlobRef
 from sandbox.contract.cassette import CASSETTE_BYTES_MAX, Cassette
 from sandbox.contract.ids import parse_slug
 from supervisor import demo
+from supervisor.api.submitted import Submitted, given_file
 from supervisor.cli.arguments import text_of
 from supervisor.cli.client import Client, Say
 from supervisor.cli.recording import check_answers, normalised
@@ -139,7 +140,17 @@ async def request_for(client: Client, config: Config, options: Options, wanted: 
         warn_nano_usd=config.warn_nano_usd,
         dockerfile_sha256=base.dockerfile_sha256,
         traceparent=config.traceparent or "",
+        priority=config.priority,
+        delivery="client" if config.is_remote else "supervisor",
+        request_id=secrets.token_hex(16),
     )
+
+
+def submitted_as(request: SubmitRequest, options: Options, fleet: str) -> Submitted:
+    """Return what this host remembers of a submission; `fleet` is the broker's address if it is elsewhere, else empty."""
+    given = (("--spec", options.spec, request.spec_text), ("--pipeline", options.pipeline, request.pipeline_yaml))
+    files = tuple(given_file(option, path, text) for option, path, text in given if path is not None and text is not None)
+    return Submitted(request_id=request.request_id, repository=request.repository, fleet=fleet, given=files)
 
 
 async def _stored(client: Client, name: str, data: bytes) -> BlobRef:
@@ -186,7 +197,7 @@ def _cassette(options: Options, config: Config, request: str, say: Say) -> bytes
         data = _bytes_of(options.replay)
         check_answers(Cassette.load(data, f"--replay {options.replay}"), request, f"--replay {options.replay}")
         return data
-    if config.has_provider_key or config.nats_url:  # a fleet's executors have their own keys; its supervisor refuses if none has
+    if config.has_provider_key or config.is_remote:  # a fleet's executors have their own keys; its supervisor refuses if none has
         return None
     is_sample = options.repo is None and options.spec is None and options.pipeline is None and options.record is None
     if is_sample and normalised(request) == normalised(demo.SAMPLE_REQUEST):

@@ -10,12 +10,21 @@ from dataclasses import dataclass, field
 
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.ids import trace_id
-from sandbox.contract.wire import Progress
+from sandbox.contract.wire import Heartbeat, Progress
 from supervisor.api.views import Probe
 from supervisor.cli.client import Say
 from supervisor.config import Config
 from supervisor.pipeline import events as ev
-from supervisor.pipeline.submit import Answer, ResumeRequest, StopRequest, SubmitReply, SubmitRequest
+from supervisor.pipeline.submit import (
+    Answer,
+    DeliveredRequest,
+    ResumeRequest,
+    StopRequest,
+    SubmitReply,
+    SubmitRequest,
+    WhyReply,
+    WhyRequest,
+)
 from tests.fakes.run_events import RUN
 
 
@@ -42,6 +51,12 @@ class ScriptedClient:
     submitted: list[SubmitRequest] = field(default_factory=list)
     stops: list[StopRequest] = field(default_factory=list)
     resumes: list[ResumeRequest] = field(default_factory=list)
+    why_reply: WhyReply | Exception = field(default_factory=lambda: WhyReply(run_id=RUN, state="running"))
+    deliveries: list[DeliveredRequest] = field(default_factory=list)
+    fleet_log: dict[str, Sequence[ev.AnyEvent]] = field(default_factory=dict)
+    """Runs of the fleet that this host may not have heard of."""
+    signs: list[Sequence[Heartbeat]] = field(default_factory=lambda: [()])
+    drained: list[str] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     following: int = 0
@@ -90,6 +105,33 @@ class ScriptedClient:
         self.resumes.append(request)
         return self.answer
 
+    async def why(self, request: WhyRequest) -> WhyReply:
+        """Answer what was scripted, or not at all."""
+        if isinstance(self.why_reply, Exception):
+            raise self.why_reply
+        return self.why_reply
+
+    async def delivered(self, request: DeliveredRequest) -> Answer:
+        """Take how a delivery went."""
+        self.deliveries.append(request)
+        return self.answer
+
+    async def runs(self) -> list[str]:
+        """Return the runs of the fleet's log."""
+        return sorted(self.fleet_log)
+
+    async def read(self, run_id: str) -> list[ev.AnyEvent]:
+        """Return a run's events."""
+        return list(self.fleet_log.get(run_id, ()))
+
+    async def executors(self) -> list[Heartbeat]:
+        """Return the life signs, the next ones at each call and the last ones for ever."""
+        return list(self.signs.pop(0) if len(self.signs) > 1 else self.signs[0])
+
+    async def drain(self, executor: str, reason: str) -> None:
+        """Note who was told to leave."""
+        self.drained.append(executor)
+
     async def put_blob(self, name: str, data: bytes) -> BlobRef:
         """Keep an object in memory."""
         self.blobs[name] = data
@@ -110,6 +152,10 @@ class ScriptedBootstrap:
     leave_error: Exception | None = None
     """Raised when the connection is given back."""
     connections: int = 0
+    is_up: bool = True
+    """Whether something runs that a verb may look at without starting it."""
+    look_error: Exception | None = None
+    looks: int = 0
 
     @asynccontextmanager
     async def connect(self, config: Config, say: Say) -> AsyncIterator[ScriptedClient]:
@@ -118,6 +164,14 @@ class ScriptedBootstrap:
         yield self.client
         if self.leave_error is not None:
             raise self.leave_error
+
+    @asynccontextmanager
+    async def look(self, config: Config) -> AsyncIterator[ScriptedClient | None]:
+        """Give the client if something runs."""
+        if self.look_error is not None:
+            raise self.look_error
+        self.looks += 1
+        yield self.client if self.is_up else None
 
     async def ensure_host(self, config: Config, say: Say) -> None:
         """Find everything in place, or fail as told."""

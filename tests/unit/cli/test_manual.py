@@ -7,10 +7,12 @@ import click
 import pytest
 
 from sandbox.contract import subjects
+from supervisor.api.fleet import ExecutorRow
 from supervisor.api.views import ListRow, Probe, RunResult
 from supervisor.cli.entry import COMMANDS, andon
 from supervisor.config import ENVIRONMENT, PROVIDER_ENVIRONMENT
 from supervisor.errors import ExitCode
+from supervisor.pipeline.submit import Reason
 
 DOCS = Path(__file__).parents[3] / "docs"
 MANUAL = (DOCS / "cli.md").read_text()
@@ -54,8 +56,10 @@ def test_every_exit_code_is_in_the_table() -> None:
     assert {int(code) for code in re.findall(r"(?m)^\| (\d+) \|", MANUAL)} == {*map(int, ExitCode), 141}
 
 
-@pytest.mark.parametrize(("model", "command"), [(RunResult, "run"), (ListRow, "list"), (Probe, "doctor")])
-def test_every_key_of_an_object_is_named(model: type[RunResult | ListRow | Probe], command: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "command"), [(RunResult, "run"), (ListRow, "list"), (Probe, "doctor"), (ExecutorRow, "fleet"), (Reason, "why")]
+)
+def test_every_key_of_an_object_is_named(model: type[RunResult | ListRow | Probe | ExecutorRow | Reason], command: str) -> None:
     """What a program may rely on is written down."""
     assert [key for key in model.model_fields if f"`{key}`" not in section(command)] == []
 

@@ -1,9 +1,12 @@
 """The verbs that only read: from the run's files alone, with no supervisor, engine or broker."""
 
 import asyncio
+import fcntl
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,11 @@ from sandbox.git import ANDON
 from sandbox.mirror import Mirror
 from supervisor.api.run_files import RunFiles
 from supervisor.api.views import Probe
+from supervisor.config import StateDirectory
 from supervisor.delivery import snapshot
 from supervisor.pipeline.events import AnyEvent
 from supervisor.pipeline.fold import fold
+from supervisor.stack import StackFile
 from tests.fakes import run_events
 from tests.fakes.command_line import CommandLine
 from tests.fakes.run_events import RUN
@@ -143,7 +148,6 @@ def test_logs_json_is_the_events_line_by_line(andon: CommandLine) -> None:
 def test_logs_follow_until_the_run_is_over(andon: CommandLine) -> None:
     """What is appended meanwhile is shown, then it ends by itself."""
     log = run_events.happy()
-    andon.environ = {"NATS_URL": "nats://fleet:4222"}
     files = andon.has_run(log[:12])
 
     def go_on(files: RunFiles) -> None:
@@ -152,10 +156,23 @@ def test_logs_follow_until_the_run_is_over(andon: CommandLine) -> None:
 
     writer = threading.Thread(target=go_on, args=(files,))
     writer.start()
-    ended = andon("logs", "-f")
+    with a_running_stack(andon.state):
+        ended = andon("logs", "-f")
     writer.join()
 
     assert ended.out.splitlines()[-1] == "[land] andon/add-rate-limiting is in /home/ada/notes"
+
+
+@contextmanager
+def a_running_stack(state: StateDirectory) -> Iterator[None]:
+    """Hold what a stack process holds, as far as verbs that only read look."""
+    file = StackFile(
+        pid=1, nats_url="nats://127.0.0.1:1", supervisor_credentials=state.nats, fingerprint="", release="", keep=True, children={}
+    )
+    with (state.root / "stack.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        state.stack_file.write_text(file.model_dump_json())
+        yield
 
 
 def test_logs_do_not_wait_for_a_stack_that_is_not_there(andon: CommandLine) -> None:
