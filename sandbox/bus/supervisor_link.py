@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sandbox.blob import get_blob, put_blob
 from sandbox.bus.assets import CONFIRM_S, SUPERVISOR, ensure_input_bucket, ensure_lane, ensure_streams, ensure_supervisor_consumers
 from sandbox.bus.connection import CONNECT_S, Connection
-from sandbox.bus.messages import ApiError, Interrupted, Message
+from sandbox.bus.messages import ApiError, Interrupted, Message, NoAnswer
 from sandbox.bus.serving import Answer, serving
 from sandbox.contract import subjects
 from sandbox.contract.blob import BlobRef, Bucket, input_bucket
@@ -213,7 +213,12 @@ class NatsSupervisorLink:
 
     async def executors(self) -> list[Heartbeat]:
         """Return the executors whose life sign has not expired, by name."""
-        return await list_executors(self.connection)
+        try:
+            return await list_executors(self.connection)
+        except NoAnswer:
+            # Life signs are kept in memory, and their stream went with a broker that was killed: from now on they have a place again.
+            await ensure_streams(self.connection)
+            return await list_executors(self.connection)
 
     async def get_blob(self, ref: BlobRef) -> bytes:
         """Read an object of either bucket and verify its digest."""

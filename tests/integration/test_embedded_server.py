@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sandbox.contract.credentials import SupervisorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError, BrokerRefused, ConfigError, ConflictError
 from supervisor.store.embedded import RESTARTS_MAX, EmbeddedBroker, find_server, supervisor_file
 from supervisor.store.jetstream import JetStreamEventLog
-from tests.fakes.wire_data import RUN, a_job, a_result, an_event, number_of, opened, take, wait_until
+from tests.fakes.wire_data import RUN, a_heartbeat, a_job, a_result, an_event, number_of, opened, take, wait_until
 
 _PARENT = """
 import asyncio, sys
@@ -362,3 +362,26 @@ async def _is_another(broker: EmbeddedBroker, pid: int) -> bool:
 
 async def _has_messages(link: NatsSupervisorLink, stream: str) -> bool:
     return int((await link.connection.api(f"STREAM.INFO.{stream}"))["state"]["messages"]) > 2
+
+
+async def test_executors_are_seen_again_after_the_broker_was_killed(tmp_path: Path) -> None:
+    """Life signs are kept in memory only, their stream with them: a supervisor that does not make it anew sees nobody for ever."""
+    async with (
+        EmbeddedBroker.run(tmp_path / "nats") as broker,
+        NatsSupervisorLink.connect(broker.supervisor) as supervisor,
+        NatsExecutorLink.connect(await broker.add_executor("ex1")) as executor,
+    ):
+        await executor.heartbeat(a_heartbeat())
+        assert [beat.executor for beat in await supervisor.executors()] == ["ex1"]
+        before = broker.pid
+
+        os.kill(before, signal.SIGKILL)
+
+        async def is_seen() -> bool:
+            with suppress(BrokerError):
+                await executor.heartbeat(a_heartbeat())
+            with suppress(BrokerError):
+                return broker.pid != before and [beat.executor for beat in await supervisor.executors()] == ["ex1"]
+            return False
+
+        await wait_until(is_seen, "the executor is seen again", within_s=20)
