@@ -32,6 +32,25 @@ class JsonLines(logging.Formatter):
         return json.dumps(fields, ensure_ascii=True)
 
 
+class PlainLines(logging.Formatter):
+    """The same for a person at a terminal: the time, what happened, and the fields as `name=value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line, without control characters."""
+        fields = [f"{key}={_plain(value)}" for key, value in record.__dict__.items() if key not in _STANDARD and _plain(value) != ""]
+        when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        line = " ".join([when, record.getMessage()[:FIELD_CHARS_MAX], *fields])
+        line = "".join(char if char.isprintable() else " " for char in line)
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def say_on_stdout(service: str) -> None:
+    """Send the log lines of this process to stdout: plain ones to a terminal, JSON elsewhere; stderr is left for the last word."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(PlainLines() if sys.stdout.isatty() else JsonLines(service))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
 def log_to_stderr(service: str) -> None:
     """Send the log lines of this process, from level info on, to stderr."""
     handler = logging.StreamHandler(sys.stderr)

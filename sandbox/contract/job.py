@@ -20,6 +20,8 @@ class Limits(Frozen):
 
     wall_s: int = Field(1800, ge=1, le=86_400)
     """Stage wall clock, from the claim."""
+    no_progress_s: int = Field(900, ge=1, le=86_400)
+    """How long the program in the container may do nothing the gateway sees; waiting for a provider that is busy is not charged."""
     memory_mib: int = Field(2048, ge=64)
     """Container memory; the workspace's tmpfs is added to it."""
     cpus: float = Field(2.0, gt=0, le=256)
@@ -101,6 +103,8 @@ class Assignment(Frozen):
     """Environment of tool and check processes, built from empty."""
     traceparent: str
     wall_s: int
+    self_destruct_s: int = Field(86_400 + 600, ge=1)
+    """Seconds after which the program ends itself, and so its container, whoever else is alive."""
 
 
 class Submission(Frozen):

@@ -117,6 +117,8 @@ class AttemptResult(Frozen):
     """The executor's transport commit on top of the job's base; None if nothing was sealed or nothing changed."""
     git_bundle: BlobRef | None = None
     reports: tuple[CheckReport, ...] = ()
+    remains: BlobRef | None = None
+    """A tar archive of what was changed in a tree that was refused, for a person; it never lands."""
     findings: tuple[Finding, ...] = ()
     """What the executor's own scope check or walker found; the supervisor judges again."""
     dropped: Dropped = Dropped()

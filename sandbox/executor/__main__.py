@@ -1,87 +1,101 @@
 """Starts one executor: reads its arguments and environment once, makes every collaborator, works until told to stop."""
 
-import argparse
 import asyncio
+import contextlib
+import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from hashlib import sha256
-from pathlib import Path
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from sandbox.bus import NatsExecutorLink
 from sandbox.contract.credentials import ExecutorCredentials, read_credentials
-from sandbox.contract.errors import AndonError, BrokerError
-from sandbox.contract.release import RELEASE
+from sandbox.contract.errors import AndonError, BrokerError, BrokerRefused
 from sandbox.contract.wire import ExecutorLink
 from sandbox.executor.config import MIRROR_NAME, ExecutorConfig, Host
 from sandbox.executor.daemon import Daemon
 from sandbox.executor.images_of import ImageResolver
+from sandbox.executor.options import Options, config_of, read_options, state_of, with_host_labels
+from sandbox.executor.place import Surroundings, surroundings
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, SlotPool, private_directory
+from sandbox.executor.state_lock import held_state
 from sandbox.gateway.upstream import Upstream
-from sandbox.log import log_to_stderr
+from sandbox.log import log_to_stderr, say_on_stdout
 from sandbox.mirror import Mirror
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.image_build import BuildNetwork
 from sandbox.telemetry import Spans
 
-UID_LOCKS = Path("/run/lock/andon")
+log = logging.getLogger(__name__)
+
+CONNECT_AGAIN_S = 2.0
+_STOPPED = "the executor is stopping"
 
 
 def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> int:
-    """Run an executor; returns its exit code."""
-    options = _options(arguments)
-    log_to_stderr("andon-exec")
+    """Run an executor; returns its exit code: 0 drained, 2 refused or wrongly called, 5 its infrastructure is not there."""
     # A sandbox's uid has to reach its socket and its task: modes are what the code says, in a state directory nobody else enters.
     os.umask(0o022)
     try:
+        options = read_options(arguments)
+        _log(options)
         credentials = read_credentials(options.creds, ExecutorCredentials)
-        asyncio.run(_serve(_config(options, credentials, environment), credentials, environment, stop_at_once=options.embedded))
+        state = state_of(options, credentials, environment)
+        around = surroundings(state, uid=os.getuid())
+        with held_state(state):
+            asyncio.run(_serve(options, config_of(options, credentials, state, around, environment), around, credentials, environment))
     except AndonError as error:
-        sys.stderr.write(f"andon executor: {error}\n")
+        sys.stderr.write(f"andon executor: {' '.join(str(error).split())}\n")
         return error.exit_code
+    except asyncio.CancelledError:  # told to stop before it had joined
+        return 0
     return 0
 
 
-def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="andon executor", description="Join a fleet and run its jobs.")
-    parser.add_argument("--creds", type=Path, required=True, help="the NAME.andon.json that `andon fleet add` wrote")
-    parser.add_argument("--state", type=Path, required=True, help="directory of this executor's mirrors, slots and results")
-    parser.add_argument("--slots", type=int, default=2, help="attempts at once")
-    parser.add_argument("--label", action="append", default=[], metavar="K=V", help="what jobs may ask for")
-    parser.add_argument("--embedded", action="store_true", help="SIGTERM ends running attempts at once instead of draining")
-    return parser.parse_args(arguments)
+def _log(options: Options) -> None:
+    if options.is_embedded:
+        log_to_stderr("andon-exec")
+        return
+    say_on_stdout("andon-exec")
+    # A broker that is away is said once, by us, and not with every try of the client.
+    logging.getLogger("sandbox.bus").setLevel(logging.ERROR)
 
 
-def _config(options: argparse.Namespace, credentials: ExecutorCredentials, environment: Mapping[str, str]) -> ExecutorConfig:
-    state = options.state.resolve()
-    as_root = os.getuid() == 0
-    instance = sha256(os.fsencode(state)).hexdigest()[:8]
-    return ExecutorConfig(
-        name=credentials.executor,
-        state=state,
-        sockets=Path("/tmp") / f"andon-{os.getuid()}" / instance,  # noqa: S108 - short on purpose; owner and mode are checked
-        uid_locks=UID_LOCKS if as_root else None,
-        pools=credentials.pools,
-        labels=dict(each.split("=", 1) for each in options.label if "=" in each),
-        slots=options.slots,
-        docker_host=environment.get("DOCKER_HOST"),
-        release=RELEASE,
-    )
+async def _serve(
+    options: Options, config: ExecutorConfig, around: Surroundings, credentials: ExecutorCredentials, environment: Mapping[str, str]
+) -> None:
+    signals = _Signals(stop_at_once=options.is_embedded)
+    async with _host(config, around, credentials, environment) as host:
+        await _until_lost(host.link, signals.obeyed_by(Daemon(host)))
 
 
-async def _serve(config: ExecutorConfig, credentials: ExecutorCredentials, environment: Mapping[str, str], *, stop_at_once: bool) -> None:
-    async with _host(config, credentials, environment) as host:
-        daemon = Daemon(host)
-        loop = asyncio.get_running_loop()
+class _Signals:
+    """SIGTERM and SIGINT: the first drains, the second cancels and salvages at once; before there is a daemon, either ends the process."""
+
+    def __init__(self, *, stop_at_once: bool) -> None:
+        self._stop_at_once = stop_at_once
+        self._daemon: Daemon | None = None
+        self._main = asyncio.current_task()
+        self._count = 0
         for number in (signal.SIGTERM, signal.SIGINT):
-            if stop_at_once:
-                loop.add_signal_handler(number, daemon.cancel_all, "the executor is stopping")
-            else:
-                loop.add_signal_handler(number, daemon.drain)
-        await _until_lost(host.link, daemon)
+            asyncio.get_running_loop().add_signal_handler(number, self._obey)
+
+    def obeyed_by(self, daemon: Daemon) -> Daemon:
+        """Let `daemon` have the signals from now on."""
+        self._daemon = daemon
+        return daemon
+
+    def _obey(self) -> None:
+        self._count += 1
+        if self._daemon is None:
+            if self._main is not None:
+                self._main.cancel()
+        elif self._stop_at_once or self._count > 1:
+            self._daemon.cancel_all(_STOPPED)
+        else:
+            self._daemon.drain()
 
 
 async def _until_lost(link: ExecutorLink, daemon: Daemon) -> None:
@@ -89,13 +103,14 @@ async def _until_lost(link: ExecutorLink, daemon: Daemon) -> None:
 
     Raises:
         BrokerError: The connection is gone for good, e.g. the key was revoked; results wait on disk.
+        UsageError: The supervisor refuses this executor.
     """
     working = asyncio.create_task(daemon.run())
     losing = asyncio.create_task(link.wait_lost())
     try:
         await asyncio.wait({working, losing}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise BrokerError(f"the connection to the broker is gone for good: {losing.result()}")
+            raise BrokerError(f"the connection to the broker is gone for good, was its key revoked? {losing.result()}")
         working.result()
     finally:
         for task in (working, losing):
@@ -104,36 +119,58 @@ async def _until_lost(link: ExecutorLink, daemon: Daemon) -> None:
 
 
 @asynccontextmanager
-async def _host(config: ExecutorConfig, credentials: ExecutorCredentials, environment: Mapping[str, str]) -> AsyncIterator[Host]:
-    config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    private_directory(config.sockets.parent).joinpath(config.sockets.name).mkdir(mode=0o711, exist_ok=True)
-    runtime = await DockerRuntime.connect(config.docker_host, environment.get("DOCKER_CONTEXT"))
-    try:
-        mirror = await Mirror.open(config.state / "mirrors" / MIRROR_NAME)
+async def _host(
+    config: ExecutorConfig, around: Surroundings, credentials: ExecutorCredentials, environment: Mapping[str, str]
+) -> AsyncIterator[Host]:
+    if not around.is_container:
+        private_directory(config.sockets.parent)
+    config.sockets.mkdir(mode=0o711, exist_ok=True)
+    upstream = Upstream.from_environment(environment)
+    async with AsyncExitStack() as stack:
+        runtime = await DockerRuntime.connect(config.docker_host, environment.get("DOCKER_CONTEXT"))
+        stack.callback(runtime.close)
         facts = await runtime.facts()
-        async with NatsExecutorLink.connect(credentials) as link:
-            slots = SlotPool.lease(config.slots, state=config.state, sockets=config.sockets, locks=config.uid_locks)
-            try:
-                yield Host(
-                    config=config,
-                    link=link,
-                    mirror=mirror,
-                    runtime=runtime,
-                    upstream=Upstream.from_environment(environment),
-                    slots=slots,
-                    image_of=ImageResolver(runtime.engine, mirror, link, config.state, BuildNetwork.from_environment(environment)).of,
-                    exec_spans=Spans("andon-exec", config.release, {"host.name": socket.gethostname(), "cicd.worker.id": config.name}),
-                    gateway_spans=Spans("andon-gw", config.release, {"host.name": socket.gethostname()}),
-                    agent_spans=Spans("andon-agent", config.release, {"host.name": socket.gethostname()}),
-                    instance=f"{config.name}-{config.sockets.name}",
-                    missing=(*facts.missing, *(() if config.uid_locks else (NO_UID_OF_ITS_OWN,))),
-                    tool_environment={"LANG": "C.UTF-8"},
-                )
-            finally:
-                slots.close()
-    finally:
-        runtime.close()
+        config = with_host_labels(config, facts)
+        mirror = await Mirror.open(config.state / "mirrors" / MIRROR_NAME)
+        slots = SlotPool.lease(config.slots, state=config.state, sockets=config.sockets, locks=config.uid_locks)
+        stack.callback(slots.close)
+        link = await _connected(credentials, stack)
+        about = {"host.name": socket.gethostname()}
+        yield Host(
+            config=config,
+            link=link,
+            mirror=mirror,
+            runtime=runtime,
+            upstream=upstream,
+            slots=slots,
+            image_of=ImageResolver(runtime.engine, mirror, link, config.state, BuildNetwork.from_environment(environment)).of,
+            exec_spans=Spans("andon-exec", config.release, {**about, "cicd.worker.id": config.name}),
+            gateway_spans=Spans("andon-gw", config.release, about),
+            agent_spans=Spans("andon-agent", config.release, about),
+            instance=f"{config.name}-{config.sockets.name}" if not around.is_container else f"{config.name}-{config.state.name}"[:64],
+            missing=(*facts.missing, *around.missing, *(() if config.uid_locks else (NO_UID_OF_ITS_OWN,))),
+            tool_environment={"LANG": "C.UTF-8"},
+        )
+
+
+async def _connected(credentials: ExecutorCredentials, stack: AsyncExitStack) -> NatsExecutorLink:
+    """Connect to the broker, as often as it takes; a service must not end because its broker is not up yet.
+
+    Raises:
+        BrokerRefused: The broker does not know the key.
+    """
+    said = ""
+    while True:
+        try:
+            return await stack.enter_async_context(NatsExecutorLink.connect(credentials))
+        except BrokerRefused:
+            raise
+        except BrokerError as error:
+            if said != (said := str(error)):
+                log.warning("%s; trying on", error)
+        await asyncio.sleep(CONNECT_AGAIN_S)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main(sys.argv[1:]))

@@ -51,6 +51,14 @@ class Account:
             missing=tuple(dict.fromkeys((*self._host.missing, *self._sandbox.missing, *missing, *box.missing))),
         )
 
+    def paused(self) -> None:
+        """Note that the attempt stands still: its lease is in doubt."""
+        self._phase = "paused"
+
+    def resumed(self) -> None:
+        """Note that it goes on."""
+        self._phase = "running"
+
     def sealing(self) -> None:
         """Note that the container is dead and its work is being read."""
         self._phase = "sealing"
@@ -92,9 +100,13 @@ class Account:
 
     async def result(self, ending: Ending, outputs: Outputs | None = None, session: Session | None = None) -> AttemptResult:
         """Close the record, store its spans, and return the result."""
+        final = self.draft(ending, outputs, session)
+        await self._store_spans(ending, final.ended_at)
+        return final
+
+    def draft(self, ending: Ending, outputs: Outputs | None = None, session: Session | None = None) -> AttemptResult:
+        """Return the result as it is known now, its spans not stored."""
         left = outputs or Outputs()
-        ended_at = time.time()
-        await self._store_spans(ending, ended_at)
         return AttemptResult(
             job_id=self._job.job_id,
             run_id=self._job.run_id,
@@ -109,6 +121,7 @@ class Account:
             submission=session.submission if session else None,
             commit=left.commit,
             git_bundle=left.git_bundle,
+            remains=left.remains,
             reports=left.reports,
             findings=left.findings,
             dropped=left.dropped,
@@ -120,7 +133,7 @@ class Account:
             cost_nano_usd=session.cost_nano_usd if session else 0,
             started_at=self.started_at,
             first_instruction_at=session.first_byte_at if session else None,
-            ended_at=ended_at,
+            ended_at=time.time(),
         )
 
     async def _store_spans(self, ending: Ending, ended_at: float) -> None:

@@ -34,8 +34,8 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
                 image = await host.image_of(job)
                 async with (
                     running_sandbox(host, job, slot, image, account) as box,
-                    held_lease(host, delivery, grant, box, session) as lease,
-                    remembered(slot, delivery, grant, inputs.manifest, box),
+                    held_lease(host, delivery, grant, box, session, account) as lease,
+                    remembered(host, slot, delivery, grant, inputs.manifest, box) as note,
                     account.reporting(session),
                 ):
                     account.started(box, image, inputs.missing)
@@ -47,6 +47,7 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
                     with account.trace.span("workspace seal"):
                         outputs = await collect(host, job, grant.attempt, slot, inputs, box, session)
                     account.trace.checks(outputs.reports)
+                    await note.settle(account.draft(ending, outputs, session))
             return await account.result(ending, outputs, session)
     except InfrastructureError as broken:
         return await account.result(Ending(Outcome.LOST, str(broken)[:2_000]))

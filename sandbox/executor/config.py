@@ -8,8 +8,10 @@ from pydantic import Field
 
 from sandbox.contract.ids import ExecutorName, PoolName
 from sandbox.contract.job import JobSpec
+from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
-from sandbox.contract.wire import ExecutorLink
+from sandbox.contract.wire import HEARTBEAT_S, LEASE_DOUBT_S, ExecutorLink
+from sandbox.executor.outbox import Outbox
 from sandbox.executor.slots import SlotPool
 from sandbox.gateway.upstream import Upstream
 from sandbox.mirror import Mirror
@@ -17,6 +19,27 @@ from sandbox.runtime.container_spec import Runtime
 from sandbox.telemetry import Spans
 
 MIRROR_NAME = "executor.git"
+
+
+class Pace(Frozen):
+    """How often an executor does what it does again and again; the defaults are the ones to use outside of tests."""
+
+    renew_s: float = Field(HEARTBEAT_S, gt=0)
+    """Between two renewals of a lease."""
+    doubt_s: float = Field(LEASE_DOUBT_S, gt=0)
+    """The age of the last confirmed renewal at which an attempt stands still (DECISIONS D2)."""
+    beat_s: float = Field(5.0, gt=0)
+    """Between two life signs."""
+    look_s: float = Field(5.0, gt=0)
+    """Between two looks at the disk."""
+    sweep_s: float = Field(60.0, gt=0)
+    """Between two sweeps of the janitor."""
+    join_s: float = Field(2.0, gt=0)
+    """Between two tries to join while no supervisor answers."""
+    post_s: float = Field(1.0, gt=0)
+    """Between two tries to deliver a result."""
+    stop_s: float = Field(5.0, gt=0)
+    """How long an executor that is stopped at once tries to deliver what it has."""
 
 
 class ExecutorConfig(Frozen):
@@ -30,9 +53,14 @@ class ExecutorConfig(Frozen):
     uid_locks: Path | None
     """`/run/lock/andon` as root, None otherwise."""
     pools: tuple[PoolName, ...] = ("default",)
-    labels: dict[str, str] = Field(default_factory=dict)
+    no_quota: str = ""
+    """Why workspaces cannot be file systems of their own here; empty: they can."""
+    labels: Labels = Field(default_factory=dict)
     slots: int = Field(2, ge=1, le=64)
     docker_host: str | None = None
+    disk_floor_mib: int = Field(1024, ge=0)
+    """With less room where `state` is, no job is taken."""
+    pace: Pace = Pace()
     release: str = "0"
 
 
@@ -57,3 +85,8 @@ class Host:
     """Protections this host cannot give, one line each."""
     tool_environment: Mapping[str, str]
     """Environment of tools and checks in every sandbox of this host, e.g. a locale."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """Return where results wait for the broker."""
+        return Outbox(self.config.state / "results")

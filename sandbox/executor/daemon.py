@@ -5,28 +5,31 @@ The rule of NATS.md §0.3: claim, work with confirmed renewals, store the result
 
 import asyncio
 import logging
-import time
+from collections.abc import Coroutine
+from typing import Any
 
-from sandbox.contract.errors import AndonError, BrokerError
-from sandbox.contract.result import AttemptResult
-from sandbox.contract.wire import ClaimReply, ClaimRequest, Control, Delivery, Heartbeat
+from sandbox.contract.errors import AndonError, BrokerError, InfrastructureError, UsageError
+from sandbox.contract.wire import ClaimReply, ClaimRequest, Control, Delivery
 from sandbox.executor.attempt import run_attempt
 from sandbox.executor.config import Host
+from sandbox.executor.disk import DiskWatch
 from sandbox.executor.ending import Cancel
-from sandbox.executor.janitor import clean, remove_containers
-from sandbox.executor.outbox import Outbox
-from sandbox.executor.rescue import SlotLease, left_in, rescued
+from sandbox.executor.janitor import Janitor
+from sandbox.executor.life_sign import LifeSign
+from sandbox.executor.membership import Membership
+from sandbox.executor.post import Letter, Post
+from sandbox.executor.readiness import Readiness
+from sandbox.executor.rescue import KILLED
 from sandbox.executor.slots import Slot
 
 log = logging.getLogger(__name__)
 
 FETCH_S = 15.0
-HEARTBEAT_EVERY_S = 5.0
 BROKER_BACKOFF_S = 1.0
 CLAIM_RETRY_S = 2.0
 CLAIM_TRIES_MAX = 20
-STOP_DELIVERY_S = 5.0
-"""How long an executor that is stopped at once tries to deliver what it has."""
+SLOT_RETRY_S = 5.0
+"""How soon a slot whose work could not be salvaged is tried again; it takes no job until then."""
 
 
 class Daemon:
@@ -34,81 +37,108 @@ class Daemon:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._outbox = Outbox(host.config.state / "results")
         self._running: dict[str, Cancel] = {}
-        self._draining = asyncio.Event()
-        self._stops_at: float | None = None
+        self._ready = Readiness()
+        self._post = Post(host.link, host.outbox, host.config.pace)
+        self._membership = Membership(host.config, host.link, self._ready)
+        self._slots = {slot.number: asyncio.Lock() for slot in (*host.slots.slots, *host.slots.left_over)}
+        self._janitor = Janitor(
+            host, is_busy=lambda number: number in self._slots and self._slots[number].locked(), salvage=self._post.later
+        )
+        self._refusal = ""
 
-    def drain(self) -> None:
+    def drain(self, why: str = "draining") -> None:
         """Take no new job; `run` returns when the running ones are done."""
-        self._draining.set()
+        if not self._ready.has_ended:
+            log.info("%s: no new job is taken", why, extra={"running": len(self._running)})
+            self._ready.end(why)
 
     def cancel_all(self, reason: str) -> None:
         """End every running attempt soon; their work is sealed and reported, or left on disk for the next process."""
-        self._stops_at = time.monotonic() + STOP_DELIVERY_S
+        self._post.stop_soon()
         self.drain()
         for cancel in self._running.values():
             cancel.ask(reason)
 
     async def run(self) -> None:
-        """Work until drained."""
-        await self._put_in_order()
-        async with asyncio.TaskGroup() as background:
-            aside = [background.create_task(self._beat()), background.create_task(self._listen())]
+        """Work until drained.
+
+        Raises:
+            UsageError: The supervisor refuses this executor; what ran has ended.
+        """
+        life = LifeSign(self._host, self._ready, self._membership, lambda: len(self._running))
+        config = self._host.config
+        disk = DiskWatch(config.state, config.disk_floor_mib, self._ready, config.pace.look_s)
+        disk.look()
+        self._ready.hold("start", "putting in order what an earlier process left")
+        async with asyncio.TaskGroup() as group:
+            beside: list[Coroutine[Any, Any, None]] = [life.beat(), disk.watch(), self._listen(), self._belong(), self._post.serve()]
+            aside = [group.create_task(work) for work in beside]
+            await self._put_in_order()
+            aside.append(group.create_task(self._sweep()))
             async with asyncio.TaskGroup() as workers:
-                for _ in self._host.slots.slots:
-                    workers.create_task(self._work())
+                for slot in self._host.slots.slots:
+                    workers.create_task(self._work(slot))
+            await self._post.wait_empty()
             for task in aside:
                 task.cancel()
+        if self._refusal:
+            raise UsageError(self._refusal)
 
     async def _put_in_order(self) -> None:
-        """Remove what a process before this one left behind, its work not before it is stored, and deliver its results."""
-        removed = await remove_containers(self._host)
-        over: list[str] = []
-        for slot in (*self._host.slots.slots, *self._host.slots.left_over):
-            lease = left_in(slot)
-            if lease is not None and await self._rescue(slot, lease):
-                over.append(lease.delivery.ack_subject)
-            removed += await clean(slot)
-        for line in removed:
-            log.info("janitor.removed", extra={"what": line})
-        for result in await self._outbox.left():
-            await self._deliver(result)
-        for ack_subject in over:
-            await self._acknowledge(ack_subject)
+        """Remove what a process before this one left behind, its work not before it is kept, and deliver its results."""
+        kept = await self._host.outbox.left()
+        await self._janitor.sweep()
+        for slot in self._host.slots.slots:
+            await self._is_in_order(slot)
+        for result in kept:
+            await self._post.deliver(Letter(result))
+        await self._post.wait_empty()
+        self._ready.free("start")
 
-    async def _rescue(self, slot: Slot, lease: SlotLease) -> bool:
-        """Keep the result of an attempt that was cut off; return whether there is one."""
-        try:
-            await self._outbox.keep(await rescued(self._host, slot, lease))
-        except BrokerError:  # the slot is not cleaned, so that the next start finds the work
-            raise
-        except AndonError as error:  # it can never be sealed: a slot that is stuck for ever would help nobody
-            log.warning("work.not_salvaged", extra={"job_id": lease.delivery.job.job_id, "reason": str(error)})
-            return False
-        return True
+    async def _belong(self) -> None:
+        self._refusal = await self._membership.wait_refused()
+        self.drain("refused by the supervisor")
 
-    async def _work(self) -> None:
-        async with self._host.slots.take() as slot:
-            while not self._draining.is_set():
-                delivery = await self._next()
-                if delivery is not None:
-                    await self._take(slot, delivery)
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._host.config.pace.sweep_s)
+            await self._janitor.sweep()
+
+    async def _work(self, slot: Slot) -> None:
+        while not self._ready.has_ended:
+            if not await self._is_in_order(slot):
+                await asyncio.sleep(SLOT_RETRY_S)
+                continue
+            await self._ready.wait_free()
+            delivery = await self._next()
+            if delivery is not None:
+                await self._take(slot, delivery)
+
+    async def _is_in_order(self, slot: Slot, why: str = KILLED) -> bool:
+        """Salvage and empty a slot; return whether a job may go there."""
+        async with self._slots[slot.number]:
+            try:
+                await self._janitor.put_in_order(slot, why)
+            except (AndonError, OSError) as error:
+                log.warning("slot.not_in_order", extra={"slot": slot.number, "directory": slot.home, "reason": str(error)})
+                return False
+            return True
 
     async def _next(self) -> Delivery | None:
-        """Pull a job unless told to drain; an error waits a second, so that a broken broker is not hammered."""
+        """Pull a job unless there is a reason not to; an error waits a second, so that a broken broker is not hammered."""
         pulling = asyncio.create_task(self._host.link.next_job(FETCH_S))
-        draining = asyncio.create_task(self._draining.wait())
+        held = asyncio.create_task(self._ready.wait_held())
         try:
-            await asyncio.wait({pulling, draining}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({pulling, held}, return_when=asyncio.FIRST_COMPLETED)
             return pulling.result() if pulling.done() else None
         except BrokerError:
             await asyncio.sleep(BROKER_BACKOFF_S)
             return None
         finally:
-            for task in (pulling, draining):
+            for task in (pulling, held):
                 task.cancel()
-            await asyncio.gather(pulling, draining, return_exceptions=True)
+            await asyncio.gather(pulling, held, return_exceptions=True)
 
     async def _take(self, slot: Slot, delivery: Delivery) -> None:
         job_id = delivery.job.job_id
@@ -119,22 +149,34 @@ class Daemon:
         grant = await self._claim(delivery)
         if grant is None or grant.decision in {"busy", "refused"}:
             log.warning("job.not_taken", extra={"job_id": job_id, "reason": grant.reason if grant else "no answer to the claim"})
+            if grant is not None and grant.decision == "refused":
+                self._membership.renew()  # it says whether this executor is refused, or only this job
             await asyncio.sleep(BROKER_BACKOFF_S)
             return
         if grant.decision in {"done", "gone"}:
-            await self._acknowledge(delivery.ack_subject)
+            await self._post.acknowledge(delivery.ack_subject)
             return
+        await self._attempt(slot, delivery, grant)
+
+    async def _attempt(self, slot: Slot, delivery: Delivery, grant: ClaimReply) -> None:
+        """Run one granted attempt and deliver its result; work it could not keep is salvaged from its slot."""
+        job_id = delivery.job.job_id
         cancel = self._running[job_id] = Cancel()
         log.info("attempt.started", extra={"job_id": job_id, "attempt": grant.attempt, "slot": slot.number})
         try:
-            result = await run_attempt(self._host, slot, delivery, grant, cancel)
+            async with self._slots[slot.number]:
+                result = await run_attempt(self._host, slot, delivery, grant, cancel)
         finally:
             del self._running[job_id]
         log.info("attempt.ended", extra={"job_id": job_id, "attempt": grant.attempt, "outcome": result.outcome.value})
-        await self._outbox.keep(result)
-        await self._deliver(result)
-        # Ack after the result is stored: a crash in between costs a duplicate attempt, the other order costs the result.
-        await self._acknowledge(delivery.ack_subject)
+        if slot.lease_file.exists():
+            await self._is_in_order(slot, result.reason)
+            return
+        try:
+            await self._host.outbox.keep(result)
+        except InfrastructureError as error:  # what it says is on disk already, but for its last second
+            log.warning("result.not_kept", extra={"job_id": job_id, "reason": str(error)})
+        await self._post.deliver(Letter(result, delivery.ack_subject))
 
     async def _claim(self, delivery: Delivery) -> ClaimReply | None:
         """Ask for the attempt, keeping the delivery alive while the supervisor is away; None when it stays away."""
@@ -149,44 +191,6 @@ class Daemon:
             except BrokerError:
                 continue
         return None
-
-    async def _deliver(self, result: AttemptResult) -> None:
-        """Publish until it is stored; a broker that is away is waited for, unless we are told to stop: the file outlives us."""
-        while True:
-            try:
-                await self._host.link.publish_result(result)
-                break
-            except BrokerError:
-                if self._stops_at is not None and time.monotonic() > self._stops_at:
-                    return
-                await asyncio.sleep(BROKER_BACKOFF_S)
-        await self._outbox.drop(result)
-
-    async def _acknowledge(self, ack_subject: str) -> None:
-        try:
-            await self._host.link.ack(ack_subject)
-        except BrokerError:  # harmless: the job comes again and its claim says done
-            log.info("ack.unconfirmed")
-
-    async def _beat(self) -> None:
-        config = self._host.config
-        while True:
-            beat = Heartbeat(
-                executor=config.name,
-                release=config.release,
-                pools=config.pools,
-                labels=config.labels,
-                slots=config.slots,
-                busy=len(self._running),
-                model="live" if self._host.upstream else "none",
-                missing=self._host.missing,
-            )
-            started = time.monotonic()
-            try:
-                await self._host.link.heartbeat(beat)
-            except BrokerError:  # the next one tries again
-                log.info("heartbeat.unsent")
-            await asyncio.sleep(max(0.0, HEARTBEAT_EVERY_S - (time.monotonic() - started)))
 
     async def _listen(self) -> None:
         async for control in self._host.link.controls():

@@ -9,6 +9,8 @@ from sandbox.contract.result import Cause, Outcome
 from sandbox.gateway.tally import Failure
 from sandbox.runtime.container_spec import Exit
 
+TOOL_GRACE_S = 30
+"""What a tool's own deadline is given to be heard of before its silence counts."""
 AFTER_SUBMIT_S = 5.0
 """How long the program may take to exit once it has submitted."""
 
@@ -76,6 +78,10 @@ class Talk(Protocol):
         """Wait for the submission."""
         ...
 
+    async def wait_idle(self, limit_s: float) -> None:
+        """Wait until nothing was heard for so long."""
+        ...
+
 
 class Owned(Protocol):
     """The part of a `Lease` that can be lost."""
@@ -95,14 +101,15 @@ async def watch(job: JobSpec, box: Box, session: Talk, lease: Owned, cancel: Can
     submitted = asyncio.create_task(session.wait_submitted())
     asked = asyncio.create_task(cancel.asked.wait())
     lost = asyncio.create_task(lease.lost.wait())
+    idle = asyncio.create_task(session.wait_idle(quiet_s_max(job)))
     try:
-        done, _ = await asyncio.wait({exit_, submitted, asked, lost}, timeout=wall_s, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({exit_, submitted, asked, lost, idle}, timeout=wall_s, return_when=asyncio.FIRST_COMPLETED)
         if submitted in done and exit_ not in done:
             await asyncio.wait({exit_}, timeout=AFTER_SUBMIT_S)
         await box.kill()
         ended = await exit_
     finally:
-        for task in (exit_, submitted, asked, lost):
+        for task in (exit_, submitted, asked, lost, idle):
             task.cancel()
     if session.submission is not None or session.failure is not None:
         return _of_session(session)
@@ -112,7 +119,16 @@ async def watch(job: JobSpec, box: Box, session: Talk, lease: Owned, cancel: Can
         return Ending(Outcome.LOST, "the lease was lost: another executor may have the job")
     if not done:
         return Ending(Outcome.TIMEOUT, f"stage {job.stage} passed its wall clock of {job.limits.wall_s} s")
+    if idle in done and exit_ not in done:
+        return Ending(Outcome.TIMEOUT, f"stage {job.stage} made no progress for {quiet_s_max(job)} s: no call, no tool that ended")
     return _of_exit(ended)
+
+
+def quiet_s_max(job: JobSpec) -> int:
+    """Return how long a job may be silent: its limit, but never less than what one tool or check of it may take."""
+    tool_s = job.agent.tool_timeout_s if job.agent else 0
+    longest_s = max([tool_s, *(check.timeout_s for check in job.checks)])
+    return max(job.limits.no_progress_s, longest_s + TOOL_GRACE_S)
 
 
 def _of_session(session: Talk) -> Ending:

@@ -36,9 +36,10 @@ async def prepared(host: Host, job: JobSpec, slot: Slot) -> AsyncIterator[Inputs
     uid, gid = slot.owner
     await host.mirror.import_base(job.base_commit, await host.link.get_blob(job.input_pack))
     bundle = await _bundle(host, job)
+    limits, no_quota = job.limits, host.config.no_quota
     async with (
-        workspace_filesystem(slot.workspace, job.limits.workspace_mib, job.limits.workspace_inodes_max, uid, gid) as quota,
-        workspace_filesystem(slot.out, OUT_MIB, OUT_INODES_MAX, uid, gid),
+        workspace_filesystem(slot.workspace, limits.workspace_mib, limits.workspace_inodes_max, uid, gid, no_quota, slot.has_work) as quota,
+        workspace_filesystem(slot.out, OUT_MIB, OUT_INODES_MAX, uid, gid, no_quota, slot.has_work),
     ):
         manifest = await provision(host.mirror, job.base_commit, slot.workspace, uid=uid, gid=gid)
         await asyncio.to_thread(_write_bundle, slot.task, bundle, gid)

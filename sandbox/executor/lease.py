@@ -4,16 +4,20 @@ Clocks that stop with the machine would hide a suspend, so ages are measured on 
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from sandbox.contract.errors import BrokerError
+from sandbox.contract.errors import BrokerError, EngineError
 from sandbox.contract.wire import HEARTBEAT_S, LEASE_DOUBT_S, ClaimReply, ClaimRequest
 from sandbox.executor.beside import beside
 
+log = logging.getLogger(__name__)
+
 RECLAIM_EVERY_S = 2.0
+_LAST_CALL_S = 0.05
 
 
 class Renewer(Protocol):
@@ -70,23 +74,46 @@ class Lease:
         async with beside(self._renew()):
             yield self
 
+    @property
+    def _age_s(self) -> float:
+        return self._clock() - self._confirmed
+
     async def _renew(self) -> None:
+        rest_s = self._every_s
         while not self._lost.is_set():
-            await asyncio.sleep(min(self._every_s, RECLAIM_EVERY_S) if self.paused else self._every_s)
+            await asyncio.sleep(rest_s)
             try:
-                await (self._claim_again() if self.paused else self._link.in_progress(self._request.ack_subject))
-            except BrokerError:
-                if not self.paused and self._clock() - self._confirmed > self._doubt_s:
-                    self.paused = True
-                    await self._pause()
-                continue
-            self._confirmed = self._clock()
+                # Looked at first: a machine that slept may find a broker that answers, and another executor at work.
+                await (self._claim_again() if await self._is_doubted() else self._confirm())
+                rest_s = self._every_s
+            except (BrokerError, EngineError, TimeoutError) as error:
+                log.info("lease.unconfirmed", extra={"job_id": self._request.job_id, "age_s": round(self._age_s, 1), "reason": str(error)})
+                rest_s = min(self._every_s, RECLAIM_EVERY_S)
+
+    async def _is_doubted(self) -> bool:
+        """Return whether the attempt has to be claimed again; from the moment it has, container and gateway stand still."""
+        if not self.paused and self._age_s > self._doubt_s:
+            await self._pause()
+            self.paused = True
+            log.warning("lease.doubted", extra={"job_id": self._request.job_id, "age_s": round(self._age_s, 1)})
+        return self.paused
+
+    async def _confirm(self) -> None:
+        """Renew; an answer that would come after the doubt begins is not waited for."""
+        began = self._clock()
+        async with asyncio.timeout(max(_LAST_CALL_S, self._doubt_s - self._age_s)):
+            await self._link.in_progress(self._request.ack_subject)
+        self._confirmed = began
 
     async def _claim_again(self) -> None:
+        began = self._clock()
         reply = await self._link.claim(self._request)
         if reply.decision != "granted":
+            log.warning("lease.lost", extra={"job_id": self._request.job_id, "decision": reply.decision, "reason": reply.reason})
             self._lost.set()
             return
         await self._link.in_progress(self._request.ack_subject)
-        self.paused = False
         await self._resume()
+        self._confirmed = began
+        self.paused = False
+        log.info("lease.regained", extra={"job_id": self._request.job_id})

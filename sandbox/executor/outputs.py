@@ -21,6 +21,7 @@ from sandbox.executor.slots import Slot
 from sandbox.gateway.session import Session
 from sandbox.runtime.container_spec import Sandbox
 from sandbox.workspace.provision import Manifest
+from sandbox.workspace.remains import remains_of
 from sandbox.workspace.seal import seal
 
 REPORT_BYTES_MAX = 16 << 20
@@ -37,18 +38,22 @@ class Outputs:
     reports: tuple[CheckReport, ...] = ()
     log: BlobRef | None = None
     recording: BlobRef | None = None
+    remains: BlobRef | None = None
 
 
 class Shelf:
-    """Stores objects of one attempt under its own path."""
+    """Keeps objects of one attempt under its own path; they cross the bus with its result, also if the broker is away now."""
 
     def __init__(self, host: Host, job: JobSpec, attempt: int) -> None:
-        self._link = host.link
+        self._outbox = host.outbox
+        self._job_id = job.job_id
+        self._attempt = attempt
         self._prefix = attempt_path(job.run_id, job.stage, job.round, attempt)
 
     async def put(self, what: str, data: bytes) -> BlobRef:
-        """Store bytes as `<run>/<stage>/<round>/<attempt>/<what>-<sha256>`."""
-        return await self._link.put_blob(f"{self._prefix}/{what}-{hashlib.sha256(data).hexdigest()}", data)
+        """Keep bytes as `<run>/<stage>/<round>/<attempt>/<what>-<sha256>`."""
+        name = f"{self._prefix}/{what}-{hashlib.sha256(data).hexdigest()}"
+        return await self._outbox.put(self._job_id, self._attempt, name, data)
 
 
 async def collect(host: Host, job: JobSpec, attempt: int, slot: Slot, inputs: Inputs, box: Sandbox, session: Session) -> Outputs:
@@ -63,21 +68,22 @@ async def collect(host: Host, job: JobSpec, attempt: int, slot: Slot, inputs: In
         findings=work.findings,
         dropped=work.dropped,
         reports=tuple([await _report(check, slot, session, shelf) for check in job.checks]),
+        remains=work.remains,
         log=await shelf.put("log", log) if log else None,
         recording=await shelf.put("recording", recording) if recording else None,
     )
 
 
 async def sealed(host: Host, job: JobSpec, slot: Slot, manifest: Manifest, shelf: Shelf) -> Outputs:
-    """Commit the workspace of a dead container and store the git bundle; a tree that is refused is a finding.
+    """Commit the workspace of a dead container and keep the git bundle; a tree that is refused is a finding, its remains are kept.
 
     Raises:
-        BrokerError: The object store does not answer.
+        InfrastructureError: The disk refuses, or git failed.
     """
     try:
         work = await seal(host.mirror, manifest, slot.workspace, message=f"andon: {job.job_id}")
     except Rejected as refused:
-        return Outputs(findings=(Finding(check="tree", message=str(refused)[:8_000]),))
+        return await remains(host, slot, manifest, shelf, str(refused))
     if work.commit is None:
         return Outputs(dropped=work.dropped)
     outside = offending_paths((change.path for change in work.changes), job.scope)
@@ -89,6 +95,17 @@ async def sealed(host: Host, job: JobSpec, slot: Slot, manifest: Manifest, shelf
             Finding(check="write-scope", message=f"stage {job.stage} may not write {path}", path=path) for path in outside[:100]
         ),
         dropped=work.dropped,
+    )
+
+
+async def remains(host: Host, slot: Slot, manifest: Manifest, shelf: Shelf, why: str) -> Outputs:
+    """Keep what was changed in a workspace that cannot be sealed, and say in a finding why not and what is not kept."""
+    found = await remains_of(host.mirror, manifest, slot.workspace)
+    left_out = f", without {'; '.join(found.left_out)}" if found.left_out else ""
+    told = f"{why}; what was changed is kept as a tar archive{left_out}" if found.archive else why
+    return Outputs(
+        findings=(Finding(check="tree", message=told[:8_000]),),
+        remains=await shelf.put("remains.tar", found.archive) if found.archive else None,
     )
 
 

@@ -1,8 +1,9 @@
-"""Notes on disk which attempt a slot works for, and salvages its work after the executor was killed; not the clean-up (`janitor`).
+"""Notes on disk which attempt a slot works for, and salvages its work when nobody did; not the clean-up (`janitor`).
 
-The note lies in the slot's lease file from before the program's first instruction until its tree was read. The next process
-finds it, seals the dead attempt's workspace as the first one would have, and reports the attempt as lost: no byte is dropped
-(DECISIONS D2, G21), and the supervisor need not wait for the lease to run out before it tries again.
+The note lies in the slot's lease file from before the program's first instruction until the result, with the work, is in the
+outbox. Whoever finds a note in a slot whose container is gone, the next process or this one after its engine broke, seals the
+workspace as the attempt would have, and reports the attempt as lost: no byte is dropped (DECISIONS D2, G21), and the
+supervisor need not wait for the lease to run out before it tries again.
 """
 
 import asyncio
@@ -15,16 +16,46 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from sandbox.contract.errors import GitError
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import AttemptResult, Outcome, SandboxRecord
 from sandbox.contract.wire import ClaimReply, Delivery
 from sandbox.executor.config import Host
-from sandbox.executor.outputs import Outputs, Shelf, sealed
+from sandbox.executor.outputs import Outputs, Shelf, remains, sealed
 from sandbox.executor.slots import Slot
 from sandbox.runtime.container_spec import Sandbox
 from sandbox.workspace.provision import Manifest
 
-REASON = "the executor was killed and is back; what was written is salvaged"
+KILLED = "the attempt was cut off: its executor was killed, or broke"
+SALVAGED = "what was written is salvaged"
+GONE = "the workspace is gone with it (it was in memory, and the host was restarted or unmounted it): what was written is lost"
+
+
+class Place(Frozen):
+    """Where the workspace is: an empty directory at the same path is no work of anybody's."""
+
+    boot: str
+    device: int
+    inode: int
+    is_mounted: bool
+    """A file system of its own, in memory: gone after a restart of the host."""
+
+    @classmethod
+    def of(cls, workspace: Path) -> "Place":
+        """Return where a workspace is now.
+
+        Raises:
+            OSError: It is not there.
+        """
+        facts = workspace.stat(follow_symlinks=False)
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return cls(boot=boot, device=facts.st_dev, inode=facts.st_ino, is_mounted=os.path.ismount(workspace))
+
+    def is_same(self, other: "Place") -> bool:
+        """Return whether `other` is the same directory, if need be after a restart, which renumbers devices."""
+        if self.is_mounted or other.is_mounted or self.boot == other.boot:
+            return self == other
+        return self.inode == other.inode
 
 
 class SlotLease(Frozen):
@@ -38,13 +69,31 @@ class SlotLease(Frozen):
     container_id: str
     missing: tuple[str, ...]
     started_at: float
-    place: tuple[str, int, int]
-    """Boot, device and inode of the workspace: after a reboot, or unmounted, an empty directory is no work of anybody's."""
+    place: Place
+
+
+class Note:
+    """The note of one attempt, until it is settled."""
+
+    def __init__(self, host: Host, slot: Slot) -> None:
+        self._host = host
+        self._slot = slot
+
+    async def settle(self, result: AttemptResult) -> None:
+        """Keep the result on disk, then forget the slot's work: a crash in between delivers it, never loses it.
+
+        Raises:
+            InfrastructureError: The disk refuses; the note stays, and the work with it.
+        """
+        await self._host.outbox.keep(result)
+        self._slot.lease_file.unlink(missing_ok=True)
 
 
 @asynccontextmanager
-async def remembered(slot: Slot, delivery: Delivery, grant: ClaimReply, manifest: Manifest, box: Sandbox) -> AsyncIterator[None]:
-    """Keep the note while the block runs; leave the block only when the tree was read or is not to be."""
+async def remembered(
+    host: Host, slot: Slot, delivery: Delivery, grant: ClaimReply, manifest: Manifest, box: Sandbox
+) -> AsyncIterator[Note]:
+    """Write the note; only `Note.settle` takes it away, so that work nobody read stays in its slot."""
     lease = SlotLease(
         delivery=delivery,
         attempt=grant.attempt,
@@ -53,33 +102,34 @@ async def remembered(slot: Slot, delivery: Delivery, grant: ClaimReply, manifest
         container_id=box.container_id,
         missing=box.missing,
         started_at=time.time(),
-        place=_place(slot.workspace),
+        place=Place.of(slot.workspace),
     )
     await asyncio.to_thread(_write, slot.lease_file, lease.model_dump_json())
-    try:
-        yield
-    finally:
-        slot.lease_file.unlink(missing_ok=True)
+    yield Note(host, slot)
 
 
 def left_in(slot: Slot) -> SlotLease | None:
-    """Return the note of an attempt that was cut off in this slot and whose workspace is still there; None otherwise."""
+    """Return the note of an attempt that was cut off in this slot; None if there is none that can be read."""
     with contextlib.suppress(OSError, ValidationError):
-        lease = SlotLease.model_validate_json(slot.lease_file.read_bytes())
-        if lease.place == _place(slot.workspace):
-            return lease
+        return SlotLease.model_validate_json(slot.lease_file.read_bytes())
     return None
 
 
-async def rescued(host: Host, slot: Slot, lease: SlotLease) -> AttemptResult:
+async def rescued(host: Host, slot: Slot, lease: SlotLease, why: str = KILLED) -> AttemptResult:
     """Seal what a dead attempt wrote and return its result, `lost`; call it only when its container is gone.
 
     Raises:
-        BrokerError: The work cannot be stored now; it is still in the slot.
+        InfrastructureError: The work cannot be read or kept now; it is still in the slot.
     """
     job = lease.delivery.job
-    shelf = Shelf(host, job, lease.attempt)
-    work = await sealed(host, job, slot, lease.manifest, shelf) if job.kind == "agent" else Outputs()
+    is_there = await asyncio.to_thread(_is_there, slot, lease)
+    work = Outputs()
+    if is_there and job.kind == "agent":
+        shelf = Shelf(host, job, lease.attempt)
+        try:
+            work = await sealed(host, job, slot, lease.manifest, shelf)
+        except GitError as error:
+            work = await remains(host, slot, lease.manifest, shelf, str(error))
     return AttemptResult(
         job_id=job.job_id,
         run_id=job.run_id,
@@ -89,9 +139,10 @@ async def rescued(host: Host, slot: Slot, lease: SlotLease) -> AttemptResult:
         token=lease.token,
         executor=host.config.name,
         outcome=Outcome.LOST,
-        reason=REASON,
+        reason=f"{why}; {SALVAGED if is_there else GONE}"[:2_000],
         commit=work.commit,
         git_bundle=work.git_bundle,
+        remains=work.remains,
         findings=work.findings,
         dropped=work.dropped,
         sandbox=SandboxRecord(container_id=lease.container_id, uid=slot.uid, missing=lease.missing),
@@ -100,13 +151,16 @@ async def rescued(host: Host, slot: Slot, lease: SlotLease) -> AttemptResult:
     )
 
 
+def _is_there(slot: Slot, lease: SlotLease) -> bool:
+    with contextlib.suppress(OSError):
+        return lease.place.is_same(Place.of(slot.workspace))
+    return False
+
+
 def _write(path: Path, text: str) -> None:
     part = path.with_suffix(".part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
-
-
-def _place(workspace: Path) -> tuple[str, int, int]:
-    facts = workspace.stat()
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), facts.st_dev, facts.st_ino

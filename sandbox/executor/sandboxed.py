@@ -20,6 +20,8 @@ from sandbox.gateway.upstream import Upstream
 from sandbox.runtime.container_spec import Sandbox, SlotSpec
 
 REMOVE_S = 30.0
+SELF_DESTRUCT_S = 60
+"""How long after the stage's wall clock a container ends itself, for when nobody is left to do it."""
 CONTAINER_GRACE_S = 120.0
 """How long after the stage's wall clock a container's own deadline lies."""
 
@@ -37,6 +39,7 @@ def assignment_for(host: Host, job: JobSpec, grant: ClaimReply, traceparent: str
         tool_env=dict(host.tool_environment),
         traceparent=traceparent,
         wall_s=int(grant.wall_left_s) + 1,
+        self_destruct_s=int(grant.wall_left_s) + SELF_DESTRUCT_S,
     )
 
 
@@ -110,17 +113,23 @@ async def running_sandbox(host: Host, job: JobSpec, slot: Slot, image: str, acco
 
 
 @asynccontextmanager
-async def held_lease(host: Host, delivery: Delivery, grant: ClaimReply, box: Sandbox, session: Session) -> AsyncIterator[Lease]:
+async def held_lease(
+    host: Host, delivery: Delivery, grant: ClaimReply, box: Sandbox, session: Session, account: Account
+) -> AsyncIterator[Lease]:
     """Keep the claim alive; in doubt, container and gateway stand still (DECISIONS D2)."""
 
     async def pause() -> None:
         session.suspend()
         await box.pause()
+        account.paused()
 
     async def resume() -> None:
         await box.unpause()
         session.resume()
+        account.resumed()
 
     request = ClaimRequest(executor=host.config.name, job_id=delivery.job.job_id, ack_subject=delivery.ack_subject, token=grant.token)
-    async with Lease(host.link, request, pause=pause, resume=resume).held() as lease:
+    pace = host.config.pace
+    mine = Lease(host.link, request, pause=pause, resume=resume, every_s=pace.renew_s, doubt_s=pace.doubt_s)
+    async with mine.held() as lease:
         yield lease

@@ -53,6 +53,10 @@ class Slot:
         """Return the file that maps this slot's container to its attempt (DECISIONS G21)."""
         return self.home / "lease.json"
 
+    def has_work(self) -> bool:
+        """Return whether an attempt wrote here and its result is not in the outbox yet."""
+        return self.lease_file.exists()
+
     @property
     def owner(self) -> tuple[int, int]:
         """Return uid and gid of what the sandbox may write."""

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 from sandbox.contract.errors import BrokerError, BudgetExhausted
@@ -141,13 +141,16 @@ class ModelProxy:
                         self._tally.fail(fault.failure)
                     raise
                 log.info("gateway.retry", extra={"status": fault.status, "turn": call.judged.turn, "tries": report.tries})
-                await self._gate.pause(pause_s if fault.retry_after_s is None else fault.retry_after_s)
+                with self._tally.activity.excused():
+                    await self._gate.pause(pause_s if fault.retry_after_s is None else fault.retry_after_s)
 
     @asynccontextmanager
     async def _held(self, call_id: str, nano_usd: int, call: Call, report: CallReport) -> AsyncIterator[Hold]:
         held: Hold | None = None
         try:
-            async with hold(self._ledger, call_id, nano_usd, call.judged.model) as held:
+            async with AsyncExitStack() as stack:
+                with self._tally.activity.excused():
+                    held = await stack.enter_async_context(hold(self._ledger, call_id, nano_usd, call.judged.model))
                 yield held
         except BudgetExhausted as error:
             raise self._budget_refusal(error) from error

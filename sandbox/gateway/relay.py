@@ -95,6 +95,7 @@ class Relay:
             self._meter.read(event)
             data += event.raw
         self._tally.tool = self._meter.tool
+        self._tally.activity.note()
         return data, None
 
     async def _cover(self) -> Refusal | None:

@@ -140,15 +140,20 @@ class Session:
         if self._assignment:
             raise RuntimeError("an attempt is assigned once")
         self._assignment = assignment
+        self._tally.activity.note()
         self._is_assigned.set()
 
     def suspend(self) -> None:
         """Grant no further model call until `resume`; calls on their way are finished (DECISIONS D2)."""
-        self._gate.is_open.clear()
+        if self._gate.is_open.is_set():
+            self._gate.is_open.clear()
+            self._tally.activity.excuse()
 
     def resume(self) -> None:
         """Grant model calls again."""
-        self._gate.is_open.set()
+        if not self._gate.is_open.is_set():
+            self._gate.is_open.set()
+            self._tally.activity.resume()
 
     async def wait_submitted(self) -> Submission:
         """Wait for the submission; bounded by the caller."""
@@ -156,6 +161,10 @@ class Session:
         if self._submission is None:
             raise RuntimeError("submitted without a submission")
         return self._submission
+
+    async def wait_idle(self, limit_s: float) -> None:
+        """Wait until neither the program inside nor the provider was heard of for `limit_s` s, waits for others not counted."""
+        await self._tally.activity.wait_idle(limit_s)
 
     @property
     def submission(self) -> Submission | None:
@@ -234,6 +243,7 @@ class Session:
         return checked
 
     def _note_byte(self) -> None:
+        self._tally.activity.note()
         if self._first_byte_at is None:
             self._first_byte_at = self._tuning.now()
 

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from sandbox.contract.cassette import CassetteRecord, dump_recording
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import Usage
+from sandbox.gateway.activity import Activity
 from sandbox.gateway.reservation import Hold
 
 RECORDING_BYTES_MAX = 48 << 20
@@ -64,6 +65,7 @@ class Tally:
     """The sums of one attempt."""
 
     def __init__(self) -> None:
+        self.activity = Activity()
         self.turn = 0
         self.tool = ""
         self.calls = 0

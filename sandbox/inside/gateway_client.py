@@ -14,6 +14,7 @@ POLL_S = 300.0
 POLLS_MAX = 2_000
 
 _ASK = b"GET /andon/assignment HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n"
+_ALIVE = b"GET /healthz HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n"
 _NOT_YET = frozenset({204, 408, 503})
 
 
@@ -76,6 +77,18 @@ def post_submission(path: str, body: bytes, attempts_max: int = 3) -> None:
             return
         raise GatewayError(f"the gateway answered {status} to the submission")
     raise GatewayError(f"the submission was not delivered in {attempts_max} attempts: {problem}")
+
+
+def say_alive(path: str) -> None:
+    """Let the gateway hear that this program works; one that is not there is not waited for."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(CONNECT_S)
+        try:
+            connection.connect(path)
+            connection.sendall(_ALIVE)
+            connection.recv(1)
+        except OSError:
+            return
 
 
 def _connect(path: str) -> socket.socket:

@@ -5,7 +5,7 @@ import sys
 import traceback
 
 from sandbox.contract.job import Assignment, Submission
-from sandbox.inside import gateway_client, workspace_git
+from sandbox.inside import gateway_client, self_destruct, workspace_git
 from sandbox.inside.paths import Paths, base_environment
 
 
@@ -14,6 +14,7 @@ def run(root: str, pending: socket.socket) -> int:
     paths = Paths.below(root)
     gateway = str(paths.gateway)
     assignment = Assignment.model_validate_json(gateway_client.wait_assignment(gateway, pending))
+    self_destruct.arm(assignment.self_destruct_s)
     say(f"{assignment.kind} {assignment.job_id} attempt {assignment.attempt}")
     try:
         submission = _work(assignment, paths)

@@ -32,7 +32,7 @@ class SlotSpec(Frozen):
     """One slot's place for one sandbox. The directories exist, are absolute, and belong to `uid` where writable."""
 
     instance: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$")
-    """Who owns the container; `Runtime.sweep` touches only its own instance."""
+    """Who owns the container; a janitor tells its own by it."""
     slot: int = Field(ge=0)
     uid: int = Field(ge=1, le=2**32 - 2)
     """Never 0. As root one of its own per slot, otherwise the caller's (DECISIONS D9)."""
@@ -61,6 +61,19 @@ class Exit(Frozen):
     """Exit status of its first process; 128 + signal when a signal ended it, so 137 after a kill."""
     oom_killed: bool
     """The kernel killed at least one process of it for memory; the first process may still have ended well."""
+
+
+class FoundContainer(Frozen):
+    """A container of any Andon executor on this engine, as its labels tell."""
+
+    container_id: str
+    instance: str
+    slot: int | None
+    """None: its label is no number."""
+    deadline: float
+    """Unix seconds; 0: its label says none."""
+    workspace: Path | None
+    """The directory of the host that is bound at `/workspace`."""
 
 
 class EngineFacts(Frozen):
@@ -148,6 +161,10 @@ class Runtime(Protocol):
         """
         ...
 
-    async def sweep(self, instance: str, keep: set[str]) -> list[str]:
-        """Remove every container of `instance` whose id is not in `keep`; return the ids removed."""
+    async def containers(self) -> list[FoundContainer]:
+        """Return every container with our instance label, running or not, whoever's it is."""
+        ...
+
+    async def discard(self, container_id: str) -> None:
+        """Kill and remove a container that was found; nothing if it is gone."""
         ...

@@ -7,7 +7,7 @@ late (PERFORMANCE.md). The stream may also end early, so the truth is always wha
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -18,7 +18,17 @@ from docker.errors import APIError, NotFound
 
 from sandbox.contract.errors import EngineError
 from sandbox.contract.job import Limits
-from sandbox.runtime.container_spec import LABEL_INSTANCE, LOG_BYTES_MAX, EngineFacts, Exit, SlotSpec
+from sandbox.runtime.container_spec import (
+    LABEL_DEADLINE,
+    LABEL_INSTANCE,
+    LABEL_SLOT,
+    LOG_BYTES_MAX,
+    WORKSPACE,
+    EngineFacts,
+    Exit,
+    FoundContainer,
+    SlotSpec,
+)
 from sandbox.runtime.engine import CALL_S, Endpoint, Engine, find_endpoint
 from sandbox.runtime.hardening import HOSTS, create_request, resources
 from sandbox.runtime.output import AttachedOutput
@@ -79,17 +89,17 @@ class DockerRuntime:
             raise
         return box
 
-    async def sweep(self, instance: str, keep: set[str]) -> list[str]:
-        """Remove every container of `instance` whose id is not in `keep`; return the ids removed."""
+    async def containers(self) -> list[FoundContainer]:
+        """Return every container with our instance label, running or not, whoever's it is."""
 
-        def ids() -> list[str]:
-            found = self.engine.client.containers(all=True, quiet=True, filters={"label": f"{LABEL_INSTANCE}={instance}"})
-            return [str(container["Id"]) for container in found]
+        def found() -> list[FoundContainer]:
+            return [_found(each) for each in self.engine.client.containers(all=True, filters={"label": LABEL_INSTANCE})]
 
-        removed = [container for container in await self.engine.call("cannot list containers", ids) if container not in keep]
-        for container in removed:
-            await self.engine.call(f"cannot remove container {container[:12]}", partial(_remove, self.engine.client, container))
-        return removed
+        return await self.engine.call("cannot list containers", found)
+
+    async def discard(self, container_id: str) -> None:
+        """Kill and remove a container that was found; nothing if it is gone."""
+        await self.engine.call(f"cannot remove container {container_id[:12]}", partial(_remove, self.engine.client, container_id))
 
     def close(self) -> None:
         """Close idle connections to the engine; sandboxes live on."""
@@ -226,6 +236,19 @@ class DockerSandbox:
             await asyncio.sleep(_OOM_NOTICE_S)
             state = await self._state()
         return Exit(code=int(state["ExitCode"]), oom_killed=bool(state["OOMKilled"]))
+
+
+def _found(container: Mapping[str, Any]) -> FoundContainer:
+    labels = container.get("Labels") or {}
+    slot, deadline = labels.get(LABEL_SLOT, ""), labels.get(LABEL_DEADLINE, "")
+    workspaces = [str(mount.get("Source", "")) for mount in container.get("Mounts") or () if mount.get("Destination") == WORKSPACE]
+    return FoundContainer(
+        container_id=str(container["Id"]),
+        instance=str(labels.get(LABEL_INSTANCE, "")),
+        slot=int(slot) if slot.isascii() and slot.isdigit() else None,
+        deadline=float(deadline) if deadline.isascii() and deadline.isdigit() else 0.0,
+        workspace=Path(workspaces[0]) if workspaces and workspaces[0] else None,
+    )
 
 
 def _attach(client: docker.APIClient, container: str) -> socket.socket:

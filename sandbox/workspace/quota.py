@@ -8,7 +8,7 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -36,7 +36,9 @@ class Quota(Frozen):
 
 
 @asynccontextmanager
-async def workspace_filesystem(path: Path, mib: int, inodes_max: int, uid: int, gid: int) -> AsyncIterator[Quota]:
+async def workspace_filesystem(
+    path: Path, mib: int, inodes_max: int, uid: int, gid: int, no_quota: str = "", keep: Callable[[], bool] = lambda: False
+) -> AsyncIterator[Quota]:
     """Make `path` an empty directory of mode 0700 owned by uid:gid, limited if this host allows it; gone afterwards.
 
     What an earlier process left there, mounted or not, is removed first.
@@ -47,14 +49,17 @@ async def workspace_filesystem(path: Path, mib: int, inodes_max: int, uid: int, 
         inodes_max: Files, links and directories in all.
         uid: Owner, the user in the container.
         gid: Its group.
+        no_quota: Why nothing can be mounted here, if so.
+        keep: Asked at the end; if true everything stays, for whoever salvages it.
 
     Raises:
         InfrastructureError: The directory cannot be made or cleaned up.
     """
     try:  # the set-up included: cancelled in the middle, it is completed and then undone
-        yield await in_thread(_set_up, path, mib, inodes_max, uid, gid)
+        yield await in_thread(_set_up, path, mib, inodes_max, uid, gid, no_quota)
     finally:
-        await in_thread(release_filesystem, path)
+        if not keep():
+            await in_thread(release_filesystem, path)
 
 
 def release_filesystem(path: Path) -> None:
@@ -75,11 +80,15 @@ def release_filesystem(path: Path) -> None:
         raise InfrastructureError(f"the workspace {path} cannot be removed: {error.strerror or error}") from error
 
 
-def _set_up(path: Path, mib: int, inodes_max: int, uid: int, gid: int) -> Quota:
+def _set_up(path: Path, mib: int, inodes_max: int, uid: int, gid: int, no_quota: str) -> Quota:
     release_filesystem(path)
     try:
         path.mkdir(mode=0o700)
-        quota = _mount(path, mib, inodes_max, uid, gid)
+        quota = (
+            Quota(kind="plain", reason=f"{no_quota}: the workspace is a plain directory")
+            if no_quota
+            else _mount(path, mib, inodes_max, uid, gid)
+        )
         if quota.kind == "plain" and (uid, gid) != (os.geteuid(), os.getegid()):
             os.chown(path, uid, gid)
     except OSError as error:

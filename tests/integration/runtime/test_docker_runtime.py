@@ -283,17 +283,25 @@ async def test_a_cancelled_start_leaves_no_container(
     assert containers_of(engine, "cancelled") == []
 
 
-async def test_sweep_removes_what_is_ours_and_not_kept(
+async def test_a_discarded_container_is_gone_and_the_others_are_found(
     docker_runtime: DockerRuntime, engine: TestEngine, agent_image: str, a_slot: SlotBuilder
 ):
-    """Another instance's container on the same engine is not touched (ABUSE.md D23)."""
+    """Every Andon container is found with its labels, and only the one that is named is removed (ABUSE.md D23)."""
     sleep = python("import time; time.sleep(60)")
     ours = [await docker_runtime.stand_by(a_slot(n, instance="sweep-a", command=sleep), agent_image) for n in range(2)]
     other = await docker_runtime.stand_by(a_slot(2, instance="sweep-a2", command=sleep), agent_image)
     try:
-        removed = await docker_runtime.sweep("sweep-a", keep={ours[0].container_id})
+        before = {each.container_id: each for each in await docker_runtime.containers()}
 
-        assert removed == [ours[1].container_id]
+        await docker_runtime.discard(ours[1].container_id)
+        await docker_runtime.discard(ours[1].container_id)
+
+        assert {(before[box.container_id].instance, before[box.container_id].slot) for box in (*ours, other)} == {
+            ("sweep-a", 0),
+            ("sweep-a", 1),
+            ("sweep-a2", 2),
+        }
+        assert before[other.container_id].workspace == a_slot(2).workspace
         assert containers_of(engine, "sweep-a") == [ours[0].container_id]
         assert containers_of(engine, "sweep-a2") == [other.container_id]
         assert (await ours[1].wait()).code == 137

@@ -31,7 +31,8 @@ async def test_a_sandbox_that_may_not_write_is_found_before_the_first_job(docker
 
     class Mapping:
         facts = docker_runtime.facts
-        sweep = docker_runtime.sweep
+        containers = docker_runtime.containers
+        discard = docker_runtime.discard
 
         async def stand_by(self, slot: SlotSpec, image_id: str) -> Sandbox:
             return await docker_runtime.stand_by(slot.model_copy(update={"uid": slot.uid + 1, "gid": slot.gid + 1}), image_id)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from sandbox.contract.agent_spec import AgentSpec
 from sandbox.contract.job import Check, JobSpec, Limits, Submission
 from sandbox.contract.result import Outcome
-from sandbox.executor.ending import Cancel, watch
+from sandbox.executor.ending import Cancel, quiet_s_max, watch
 from sandbox.gateway.tally import Failure
 from sandbox.runtime.container_spec import Exit
 from tests.fakes.wire_data import a_job
@@ -43,11 +44,16 @@ class Gateway:
     submission: Submission | None = None
     failure: Failure | None = None
     submitted: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_submitted(self) -> Submission:
         await self.submitted.wait()
         assert self.submission is not None
         return self.submission
+
+    async def wait_idle(self, limit_s: float) -> None:
+        assert limit_s > 0
+        await self.idle.wait()
 
     def submits(self, submission: Submission) -> None:
         self.submission = submission
@@ -128,6 +134,37 @@ async def test_the_wall_clock_kills_and_says_which_limit():
     assert outcome is Outcome.TIMEOUT
     assert f"{a_job().limits.wall_s} s" in reason
     assert scene.box.killed == 1
+
+
+async def test_an_attempt_without_progress_is_killed_with_a_reason_of_its_own():
+    """The wall clock has not run out; the silence is what ends it."""
+    scene = Scene()
+    scene.gateway.idle.set()
+
+    outcome, _, reason = await scene.outcome(wall_s=60)
+
+    assert outcome is Outcome.TIMEOUT
+    assert "no progress for 900 s" in reason
+    assert scene.box.killed == 1
+
+
+async def test_silence_after_the_end_is_not_the_reason():
+    """A program that ended by itself ended by itself."""
+    scene = Scene()
+    scene.gateway.idle.set()
+    scene.box.ends(1)
+
+    assert (await scene.outcome())[0] is Outcome.NO_SUBMIT
+
+
+@pytest.mark.parametrize(("no_progress_s", "tool_s", "quiet_s"), [(900, 300, 900), (900, 870, 900), (900, 871, 901), (10, 300, 330)])
+def test_silence_is_never_shorter_than_what_one_tool_may_take(no_progress_s: int, tool_s: int, quiet_s: int):
+    """A check or a tool that is within its own deadline says nothing, and that is no reason to kill it."""
+    limits = Limits(no_progress_s=no_progress_s)
+    agent = AgentSpec(name="a", model="m", system="s", prompt="p", tool_timeout_s=tool_s)
+
+    assert quiet_s_max(a_job(limits=limits, kind="agent", agent=agent)) == quiet_s
+    assert quiet_s_max(a_job(limits=limits, checks=(Check(name="c", argv=("x",), timeout_s=tool_s),))) == quiet_s
 
 
 async def test_a_cancelled_attempt_is_killed_with_a_cause_that_forbids_a_retry():
