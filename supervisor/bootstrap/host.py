@@ -13,6 +13,7 @@ from sandbox.runtime.proof import prove_engine
 from supervisor import stack
 from supervisor.config import Config, StateDirectory
 from supervisor.stack import Say
+from supervisor.store.listen import Listen
 
 
 async def ensure_host(config: Config, say: Say) -> None:
@@ -59,9 +60,10 @@ def _exposed(running: stack.StackFile) -> str:
     """Return what other hosts can reach, for a person to read before they go away; empty if they reach nothing."""
     if not running.listen:
         return ""
-    secured = "with TLS" if running.others_url.startswith("tls://") else "without TLS, as it is this host's loopback"
+    if Listen.parse(running.listen).is_loopback:
+        return f"\n\n{running.listen} is this host alone; 0.0.0.0:PORT serves other hosts too"
     return (
-        f"\n\nOther hosts reach one port: the broker, {running.others_url}, listening on {running.listen} {secured}."
+        f"\n\nOther hosts reach one port: the broker, {running.others_url}, listening on {running.listen}, with TLS."
         "\nNobody gets in without a file of: andon fleet add NAME. Whoever has an executor's file is given the code and the tasks of its"
         "\npools' jobs; whoever has a client's file may spend this fleet's budget. Keys of the provider stay with each executor."
     )

@@ -51,6 +51,7 @@ def _nano_usd(budget: str | None) -> int | None:
 
 async def _resume(app: App, files: "RunFiles", run: "RunState", budget_nano_usd: int | None, ending: "Ending") -> int:
     from supervisor.cli import outcome
+    from supervisor.cli.afar import fetch
     from supervisor.cli.bringing_home import bring_home, repository_for
     from supervisor.cli.following import followed
     from supervisor.errors import error_for
@@ -61,10 +62,11 @@ async def _resume(app: App, files: "RunFiles", run: "RunState", budget_nano_usd:
     async with bootstrap.connect(config, say) as client:
         if run.state == "landed" and run.intent.delivery == "client":
             await bring_home(client, run, repository_for(files, run, None))
-        else:
-            answer = await client.resume(ResumeRequest(run_id=run.run_id, budget_nano_usd=budget_nano_usd))
-            if not answer.ok:
-                raise error_for(answer.exit_code, answer.error)
+            await fetch(client, files, run.run_id, logs=True)
+            return outcome.finish(config, files, files.run(), ending)
+        answer = await client.resume(ResumeRequest(run_id=run.run_id, budget_nano_usd=budget_nano_usd))
+        if not answer.ok:
+            raise error_for(answer.exit_code, answer.error)
         last = await followed(app, client, files, ending, resumed=run)
         return outcome.finish(config, files, last, ending)
 

@@ -1,5 +1,8 @@
 """`andon resume` and `andon stop`: only what is new counts, and what is over is not touched."""
 
+import importlib.resources
+from pathlib import Path
+
 import pytest
 
 from supervisor.pipeline import events as ev
@@ -8,6 +11,8 @@ from tests.fakes import run_events
 from tests.fakes.command_line import CommandLine
 from tests.fakes.run_events import RUN
 from tests.fakes.scripted_client import Hang
+
+DEFAULT_PIPELINE = importlib.resources.files("supervisor.pipeline").joinpath("default.yaml").read_text()
 
 
 def resumed(log: list[ev.AnyEvent]) -> ev.RunResumed:
@@ -139,3 +144,40 @@ def test_a_parked_run_may_be_cancelled_but_not_parked_again(andon: CommandLine) 
     andon("stop", RUN)
 
     assert [each.how for each in andon.bootstrap.client.stops] == ["cancel"]
+
+
+@pytest.mark.parametrize("option", ["--spec", "--pipeline"])
+def test_a_file_that_was_given_and_has_changed_is_a_conflict(andon: CommandLine, repository: Path, option: str) -> None:
+    """Whoever edited it expects something else than what would go on; --force goes on with what the run began with."""
+    log = run_events.parked_on_budget()
+    file = repository.parent / "given.yaml"
+    file.write_text(DEFAULT_PIPELINE if option == "--pipeline" else "description: limit the rate\n")
+    andon.bootstrap.client.script = log
+    andon("run", "Add rate limiting", "--repo", str(repository), option, str(file))
+    andon.has_run(log)
+    andon.bootstrap.client.after_resume = [resumed(log), *the_rest(log, log[-1].seq + 1)]
+
+    unchanged = andon("resume", RUN)
+    file.write_text(file.read_text() + "# more\n")
+    changed = andon("resume", RUN)
+    forced = andon("resume", RUN, "--force")
+
+    assert (unchanged.code, changed.code, forced.code) == (0, 6, 0)
+    assert changed.err.startswith(f"andon: error: {option} {file} has changed since run {RUN} began; ")
+
+
+def test_a_file_that_was_given_and_is_gone_is_only_said(andon: CommandLine, repository: Path) -> None:
+    """The run has its own copy, and nobody expects another."""
+    log = run_events.parked_on_budget()
+    file = repository.parent / "given.yaml"
+    file.write_text("description: limit the rate\n")
+    andon.bootstrap.client.script = log
+    andon("run", "--repo", str(repository), "--spec", str(file))
+    andon.has_run(log)
+    andon.bootstrap.client.after_resume = [resumed(log), *the_rest(log, log[-1].seq + 1)]
+    file.unlink()
+
+    ended = andon("resume", RUN)
+
+    assert ended.code == 0
+    assert ended.err == f"andon: --spec {file} is gone; the run goes on with what it held\n"
