@@ -1,9 +1,13 @@
 """Keeps the history in SQL beside a leading supervisor; not what is in it (`store/projection.py`), nor whether anybody leads."""
 
-import asyncio
+import logging
 
 from sandbox.bus import Connection
-from supervisor.config import Config
+from supervisor.config import Config, StateDirectory
+from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.projection import HistoryAway, Projection, keep
+
+log = logging.getLogger(__name__)
 
 
 async def keep_history(config: Config, connection: Connection) -> None:
@@ -13,4 +17,8 @@ async def keep_history(config: Config, connection: Connection) -> None:
         config: Says which database: `database_url`, else the state directory's own file.
         connection: Of the leading supervisor.
     """
-    await asyncio.Event().wait()
+    try:
+        with Projection.at(StateDirectory(config.state_directory).history, config.database_url) as database:
+            await keep(JetStreamEventLog(connection), database)
+    except HistoryAway as error:
+        log.warning("no history is kept, runs go on without it: %s", error)
