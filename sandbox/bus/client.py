@@ -11,15 +11,16 @@ The only importer of `nats`. Rules it keeps for everyone above:
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, TypeVar
 
 from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
 
-from sandbox.bus.lifetimes import completed
+from sandbox.bus.lifetimes import Tasks, completed
 from sandbox.bus.messages import Interrupted, Message, NoAnswer, Subscription
 from sandbox.contract.credentials import Credentials
 from sandbox.contract.errors import BrokerError, BrokerRefused
@@ -38,6 +39,12 @@ HEADERS_BYTES_MAX = 4096
 REFUSALS_MAX = 5
 """Refused reconnects in a row (a second or two) after which the key is taken as revoked."""
 WATCH_S = 10.0
+DRAIN_S = 1.0
+"""How long a connection that is about to close may take to give back what was on the way."""
+NEVER_S = 1 << 30
+"""A PING is never given up: its late PONG would kill the library's reader."""
+
+Late = Callable[[Message], Awaitable[None]]
 
 _OPTIONS: dict[str, Any] = {
     "max_reconnect_attempts": -1,  # the default gives up after two minutes, for good
@@ -52,9 +59,12 @@ _OPTIONS: dict[str, Any] = {
 class NatsClient:
     """A connection that lives as long as its context; see the module for what it promises."""
 
-    def __init__(self, client: Client, inbox: str) -> None:
+    def __init__(self, client: Client, inbox: str, tasks: Tasks, probe: str) -> None:
         self._client = client
         self._inbox = inbox
+        self._tasks = tasks
+        self._probe = probe
+        self._pongs: set[asyncio.Future[None]] = set()
         self._up = asyncio.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -80,17 +90,19 @@ class NatsClient:
             BrokerRefused: The broker knows no such key, or shows a certificate the credentials do not vouch for.
             BrokerError: Nobody is there, or the server is too old.
         """
-        connection = cls(Client(), inbox)
-        watch: asyncio.Task[None] | None = None
-        try:
-            await connection._connect(credentials, name, connect_s)
-            watch = asyncio.create_task(connection._watch())
-            yield connection
-        finally:
-            connection._closing = True
-            if watch is not None:
-                watch.cancel()
-            await completed(connection._close(), CALL_S)
+        async with Tasks.open() as tasks:
+            connection = cls(Client(), inbox, tasks, credentials.probe)
+            watch: asyncio.Task[None] | None = None
+            try:
+                await connection._connect(credentials, name, connect_s)
+                watch = asyncio.create_task(connection._watch())
+                yield connection
+                await tasks.wait(DRAIN_S)
+            finally:
+                connection._closing = True
+                if watch is not None:
+                    watch.cancel()
+                await completed(connection._close(), CALL_S)
 
     @property
     def payload_bytes_max(self) -> int:
@@ -140,8 +152,15 @@ class NatsClient:
         return _message(answer)
 
     @asynccontextmanager
-    async def subscription(self, *subjects: str, capacity: int = 4096) -> AsyncIterator[Subscription]:
-        """Subscribe for as long as the context lasts, over reconnects; a subject we have no right to stays silent."""
+    async def subscription(self, *subjects: str, capacity: int = 4096, late: Late | None = None) -> AsyncIterator[Subscription]:
+        """Subscribe for as long as the context lasts, over reconnects; a subject we have no right to stays silent.
+
+        Args:
+            subjects: What to listen to.
+            capacity: How many messages may wait to be taken.
+            late: Is given every message that was not taken, those included that were on the way at the end of the context;
+                by a task of the connection, so that leaving, or being cancelled, does not wait for the broker.
+        """
         await self.wait_up(CALL_S)
         subscription = Subscription(capacity)
 
@@ -154,9 +173,10 @@ class NatsClient:
             yield subscription
         finally:
             self._subscriptions.discard(subscription)
-            for handle in handles:
-                with suppress(nats_errors.Error):  # closed meanwhile: nothing to unsubscribe from
-                    await handle.unsubscribe()
+            if late is not None:
+                self._tasks.start(self._drain(handles, subscription, late))
+            else:
+                await _unsubscribe(handles)
 
     def new_inbox(self) -> str:
         """Return a subject of our own for one exchange."""
@@ -211,9 +231,30 @@ class NatsClient:
             raise BrokerError(f"nats-server {version} at {credentials.url} is too old; 2.12 or later is needed")
         self._up.set()
 
+    async def _drain(self, handles: list[NatsSubscription], subscription: Subscription, late: Late) -> None:
+        """End the deliveries of a subscription, and hand over what the broker had sent before it knew."""
+        broken = self._broken
+        try:
+            for handle in handles:
+                # The library's `unsubscribe` would drop what is on the way, its `drain` give up a PING (NATS.md §9).
+                await self._client._send_unsubscribe(handle._id)
+            pong = asyncio.ensure_future(self._client.flush(NEVER_S))
+            self._pongs.add(pong)
+            pong.add_done_callback(self._pongs.discard)
+            first: set[asyncio.Future[None]] = {pong, broken}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            for _ in range(max(handle.pending_msgs for handle in handles) + 1):  # here, on their way through the library
+                await asyncio.sleep(0)
+        finally:
+            await _unsubscribe(handles)
+            for message in subscription.left():
+                await late(message)
+
     async def _close(self) -> None:
         await self._client.close()
         self._drop_transport()
+        for pong in self._pongs:  # of a connection that is gone: nothing can answer them any more
+            pong.cancel()
 
     def _drop_transport(self) -> None:
         # The library forgets the socket of a connect that failed half way, or was cancelled; it has no public handle to it.
@@ -315,8 +356,8 @@ class NatsClient:
                 await self._client.force_reconnect()
 
     async def _is_answered(self) -> bool:
-        try:  # every account may ask this; an object of that name never exists
-            await self.request("$JS.API.DIRECT.GET.OBJ_IN", b'{"last_by_subj": "$O.IN.M.watch"}')
+        try:  # this user may ask it; there is no such message
+            await self.request(self._probe, b'{"last_by_subj": "watch"}')
         except (NoAnswer, Interrupted):
             return True
         except BrokerError:
@@ -327,6 +368,12 @@ class NatsClient:
 def inbox_prefix(name: str) -> str:
     """Return the prefix of a user's reply subjects; the account configuration grants it to that user only."""
     return f"_INBOX_{name}"
+
+
+async def _unsubscribe(handles: list[NatsSubscription]) -> None:
+    for handle in handles:
+        with suppress(nats_errors.Error):  # closed meanwhile: nothing to unsubscribe from
+            await handle.unsubscribe()
 
 
 def _message(message: Msg) -> Message:

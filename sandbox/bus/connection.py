@@ -135,19 +135,20 @@ class Connection(NatsClient):
         Raises:
             NoAnswer: None of the consumers exists.
         """
+
+        async def give_back(message: Message) -> None:
+            if message.status is None:
+                await self.publish(message.reply, b"-NAK")
+
         query = json.dumps({"batch": 1, "expires": int(wait_s * 1e9)}).encode()
         inbox = self.new_inbox()
-        async with self.subscription(inbox) as replies:
+        async with self.subscription(inbox, late=give_back) as replies:
             try:
                 for consumer in consumers:
                     await self.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", query, reply=inbox)
                 message = await _first(replies, len(consumers), wait_s + 1)  # the broker's own end of the wait comes first
             except Interrupted:
                 return None
-            finally:
-                for late in replies.left():
-                    if late.status is None:
-                        await self.publish(late.reply, b"-NAK")
         if message is not None and message.status == 503:
             raise NoAnswer(f"stream {stream} has no consumer {' or '.join(consumers)}")
         return message if message is not None and message.status is None else None

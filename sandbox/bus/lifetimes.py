@@ -34,6 +34,11 @@ class Tasks:
         self._running.add(task)
         task.add_done_callback(self._ended)
 
+    async def wait(self, wait_s: float) -> None:
+        """Wait until none runs, at most `wait_s`."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=wait_s)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from sandbox.blob import get_blob, put_blob
 from sandbox.bus.assets import CONFIRM_S, SUPERVISOR, ensure_input_bucket, ensure_lane, ensure_streams, ensure_supervisor_consumers
 from sandbox.bus.connection import CONNECT_S, Connection
+from sandbox.bus.lifetimes import Tasks
 from sandbox.bus.messages import ApiError, Interrupted, Message, NoAnswer
 from sandbox.bus.serving import Answer, serving
+from sandbox.bus.unclaimed import Unclaimed
 from sandbox.contract import subjects
 from sandbox.contract.blob import BlobRef, Bucket, input_bucket
 from sandbox.contract.credentials import FLEET, SupervisorCredentials
@@ -53,6 +55,7 @@ class NatsSupervisorLink:
         self._lease_s = lease_s
         self._lanes: set[str] = set()
         self._inputs: set[str] = set()
+        self._unclaimed = Unclaimed(connection)
 
     @classmethod
     @asynccontextmanager
@@ -101,7 +104,9 @@ class NatsSupervisorLink:
         """
         lane = subjects.lane(job.pool, executor)
         await self._ensure_lane(lane)
-        await self.connection.store(subjects.job(lane), job.model_dump_json().encode(), dedupe=dedupe)
+        stored = await self.connection.store(subjects.job(lane), job.model_dump_json().encode(), dedupe=dedupe)
+        if not stored.duplicate:
+            self._unclaimed.published(stored.seq, lane)
 
     async def credit(self, pool: str, executor: str = "") -> int:
         """Return how many more jobs a lane's waiting pulls could take at once; at least 0."""
@@ -120,6 +125,7 @@ class NatsSupervisorLink:
         for pool in pools:
             lane = subjects.lane(pool, executor)
             self._lanes.discard(lane)
+            self._unclaimed.forget(lane)
             with suppress(ApiError):  # it never had one
                 await self.connection.api(f"CONSUMER.DELETE.{subjects.STREAM_JOBS}.{lane}")
             await self.connection.api(f"STREAM.PURGE.{subjects.STREAM_JOBS}", {"filter": subjects.job(lane)})
@@ -144,10 +150,12 @@ class NatsSupervisorLink:
     async def redeliver(self, ack_subject: str) -> None:
         """Hand a dead executor's job out again at once; nothing happens if it is off the queue."""
         await self._settle(ack_subject, b"-NAK")
+        self._unclaimed.redelivered(ack_subject)
 
     async def withdraw(self, ack_subject: str) -> None:
         """Remove a delivered job from the queue; nothing happens if it is off already."""
         await self._settle(ack_subject, b"+TERM")
+        self._unclaimed.settled(ack_subject)
 
     async def results(self) -> AsyncIterator[StoredResult]:
         """Yield results in order, each again after `confirm_s` until it is confirmed.
@@ -194,6 +202,7 @@ class NatsSupervisorLink:
             asked = ClaimRequest.model_validate_json(request.data)
             if asked.executor != request.subject.rsplit(".", 1)[-1] or subjects.pool_of_ack(asked.ack_subject) is None:
                 return ClaimReply(decision="refused", reason="the request names another executor or no job").model_dump_json().encode()
+            self._unclaimed.settled(asked.ack_subject)
             return (await desk.claim(asked)).model_dump_json().encode()
 
         async def budget(request: Message) -> bytes:
@@ -203,6 +212,7 @@ class NatsSupervisorLink:
                 return refusal.model_dump_json().encode()
             return (await desk.budget(asked)).model_dump_json().encode()
 
+        (await self._served.enter_async_context(Tasks.open())).start(self._unclaimed.watch())
         await self._served.enter_async_context(serving(self.connection, subjects.join("*"), join))
         await self._served.enter_async_context(serving(self.connection, subjects.claim("*"), claim))
         await self._served.enter_async_context(serving(self.connection, subjects.budget("*"), budget))

@@ -7,6 +7,7 @@ from typing import Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from sandbox.contract.blob import input_bucket
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.ids import ExecutorName, PoolName
 from sandbox.contract.labels import Labels
@@ -27,6 +28,11 @@ class Credentials(Frozen):
     """Where `NATS_CREDS` pointed when it holds a JWT and its key; NATS reads it again at each reconnect."""
     ca: str | None = None
     """PEM text of the authority that signed the broker's certificate; None: the system's."""
+
+    @property
+    def probe(self) -> str:
+        """Return a subject this user may ask on, to see whether the broker answers."""
+        return "$JS.API.DIRECT.GET.OBJ_IN"
 
     @model_validator(mode="after")
     def _has_one_key(self) -> Self:
@@ -54,6 +60,11 @@ class ExecutorCredentials(Credentials):
     pools: tuple[PoolName, ...] = Field(("default",), min_length=1, max_length=64)
     labels: Labels = Field(default_factory=dict)
     """What whoever admitted it says of its host; the executor's own options add to them and win."""
+
+    @property
+    def probe(self) -> str:
+        """Return a subject this user may ask on, to see whether the broker answers."""
+        return f"$JS.API.DIRECT.GET.OBJ_{input_bucket(self.pools[0])}"
 
 
 AnyCredentials = TypeVar("AnyCredentials", bound=Credentials)
