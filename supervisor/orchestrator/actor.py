@@ -14,9 +14,9 @@ from sandbox.contract.errors import AndonError, BrokerError, InfrastructureError
 from supervisor.orchestrator.effects import effect_of
 from supervisor.orchestrator.ports import Ports
 from supervisor.pipeline.commands import Append, Command, Deliver, Publish
-from supervisor.pipeline.events import AnyEvent, DeliveryFailed, StepFailed, encode
+from supervisor.pipeline.events import AnyEvent, AttemptEnded, AttemptStarted, DeliveryFailed, StepFailed, encode
 from supervisor.pipeline.machine import apply, decide, pending
-from supervisor.pipeline.run import FINAL, RunState
+from supervisor.pipeline.run import FINAL, JobState, RunState
 from supervisor.store.event_log import StaleWriter
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,9 @@ class RunActor:
         """Held while the branch moves: a stop waits for it, so that a landed run is never called cancelled."""
         self.tokens: dict[str, tuple[int, str]] = {}
         """Attempt and secret of the current attempt of a job, as long as this process lives."""
+        self.held_since: dict[str, tuple[int, float]] = {}
+        """Current attempt of a job, and when this process first knew of it (`Ports.monotonic`)."""
+        self._note_held()
         self._changed = asyncio.Condition()
         self._inbox: asyncio.Queue[tuple[Build, asyncio.Future[AnyEvent | None]]] = asyncio.Queue(INBOX_MAX)
         self._in_flight: set[Command] = set()
@@ -217,10 +220,23 @@ class RunActor:
         self.state = apply(self.state, event)
         self._doubtful.clear()
         self.tokens = {name: held for name, held in self.tokens.items() if self.state.jobs[name].current is not None}
+        if isinstance(event, AttemptStarted | AttemptEnded):
+            self._note_held()
         try:
             self.ports.observe(self.state, event)
         except Exception:  # an observer (spans, files) must not stop the line
             log.exception("event.unobserved", extra={"run_id": self.state.run_id, "type": event.type})
+
+    def _note_held(self) -> None:
+        now = self.ports.monotonic()
+        current = {job.job_id: job.current.attempt for job in self.state.jobs.values() if job.current is not None}
+        same = {name: held for name, held in self.held_since.items() if current.get(name) == held[0]}
+        self.held_since = {name: (attempt, now) for name, attempt in current.items()} | same
+
+    def held_s(self, job: JobState) -> float:
+        """Return how long this process has known of a job's current attempt; 0 if it has none."""
+        held = self.held_since.get(job.job_id)
+        return self.ports.monotonic() - held[1] if held is not None else 0.0
 
     def _start(self, commands: list[Command]) -> None:
         for command in commands:

@@ -15,7 +15,7 @@ from sandbox.contract.release import RELEASE
 from sandbox.contract.subjects import pool_of_ack
 from sandbox.contract.wire import PROTOCOL_VERSION, BudgetReply, BudgetRequest, ClaimReply, ClaimRequest, JoinReply, JoinRequest
 from supervisor.orchestrator.actor import RunActor
-from supervisor.orchestrator.effects import end_as_lost
+from supervisor.orchestrator.effects import copy_name, end_as_lost
 from supervisor.orchestrator.ports import Ports
 from supervisor.pipeline import budget
 from supervisor.pipeline.events import AnyEvent, AttemptStarted, BudgetReserved, BudgetSettled
@@ -40,7 +40,8 @@ def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, is_token_
     """Decide one claim.
 
     again: the current attempt is this executor's, the same answer again. takeover: this executor holds the current attempt but has
-    lost it (restarted, or its lease ran out): that one has ended. gone: not to be worked on (now): the copy is taken from the bus.
+    lost it (restarted, or its lease ran out): that one has ended. gone: not to be worked on (now), or another copy of the job is being
+    worked on: this copy is taken from the bus.
 
     Args:
         run: The run's state.
@@ -54,12 +55,22 @@ def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, is_token_
     if job.is_done:
         return "done"
     if current is not None:
+        if not _is_same_copy(current.ack_subject, request.ack_subject):
+            return "gone"
         if current.executor != request.executor:
             return "busy"
         return "again" if is_token_known and current.ack_subject == request.ack_subject else "takeover"
     if may_claim(run, job):
         return "grant"
     return "done" if job.ended is not None and fate_of(run, job, job.ended).is_for_gates else "gone"
+
+
+def _is_same_copy(ack_subject: str, other: str) -> bool:
+    """Return whether two deliveries are of the same message: a job that was taken back from an executor's lane is another one.
+
+    The stream numbers its messages: `$JS.ACK.JOBS.<lane>.<deliveries>.<number>.<…>.<…>.<…>`.
+    """
+    return ack_subject.split(".")[-4:-3] == other.split(".")[-4:-3]
 
 
 def _is_of_pool(run: RunState, request: ClaimRequest) -> bool:
@@ -78,9 +89,10 @@ def _is_token(attempt: AttemptState, executor: str, token: str) -> bool:
 class Desk:
     """The handlers of `SupervisorLink.serve`."""
 
-    def __init__(self, ports: Ports, find: Find) -> None:
+    def __init__(self, ports: Ports, find: Find, joined: Callable[[JoinRequest], None] = lambda _request: None) -> None:
         self._ports = ports
         self._find = find
+        self._joined = joined
 
     async def join(self, request: JoinRequest) -> JoinReply:
         """Answer one introduction: an executor that speaks our version gets its lanes.
@@ -91,6 +103,7 @@ class Desk:
         if request.version != PROTOCOL_VERSION:
             return JoinReply(accepted=False, reason=_other_version(request.executor, request.version), release=RELEASE)
         await self._ports.link.admit(request.executor, request.pools)
+        self._joined(request)
         return JoinReply(accepted=True, release=RELEASE)
 
     async def claim(self, request: ClaimRequest) -> ClaimReply:
@@ -151,6 +164,7 @@ class Desk:
         if job.current is None or job.current.attempt != event.attempt:  # ended again before we could answer
             return None
         actor.tokens[job.job_id] = (event.attempt, token)
+        self._ports.queue.taken(copy_name(job.job_id, job.publications))
         return self._granted(actor, job, token)
 
     def _granted(self, actor: RunActor, job: JobState, token: str) -> ClaimReply:
@@ -163,7 +177,7 @@ class Desk:
             attempt=attempt.attempt,
             token=token,
             traceparent=f"00-{run.trace_id}-{span_id(path)}-01",
-            wall_left_s=max(0.0, attempt.started_at + wall_s - self._ports.clock()),
+            wall_left_s=max(0.0, wall_s - actor.held_s(job)),
         )
 
     async def budget(self, request: BudgetRequest) -> BudgetReply:

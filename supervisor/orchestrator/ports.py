@@ -109,7 +109,9 @@ class Ports:
     observe: Callable[[RunState, AnyEvent], None] = lambda _run, _event: None
     """Told every event after it is stored, with the state after it; must not block (spans, run files)."""
     clock: Callable[[], float] = time.time
-    """Unix seconds."""
+    """Unix seconds; said in events, never compared: a clock that jumps ends no attempt."""
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds that only grow; every age and every deadline rests on it. It stands still while the host sleeps, as its executors do."""
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
     new_token: Callable[[], str] = field(default=lambda: secrets.token_hex(32))
 

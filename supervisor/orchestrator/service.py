@@ -33,9 +33,9 @@ class Orchestrator:
         self._actors: dict[str, RunActor] = {}
         self._accepting = asyncio.Lock()
         self._tasks: asyncio.TaskGroup | None = None
-        self._desk = Desk(ports, self._actors.get)
-        self._results = Results(ports, self._actors.get, self._load)
         self._watch = Watch(ports, lambda: tuple(self._actors.values()))
+        self._desk = Desk(ports, self._actors.get, self._watch.joined)
+        self._results = Results(ports, self._actors.get, self._load)
 
     @property
     def busy_runs(self) -> tuple[str, ...]:

@@ -274,9 +274,11 @@ class MemoryExecutorLink(MemoryLink):
         """Yield what the supervisor says to this executor."""
         while not self._closed:
             try:
-                yield await asyncio.wait_for(self._controls.get(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    said = await self._controls.get()
             except TimeoutError:
                 continue
+            yield said
 
     async def get_blob(self, ref: BlobRef) -> bytes:
         """Read an object of one of its pools' buckets and verify its digest."""
@@ -342,9 +344,11 @@ class MemorySupervisorLink(MemoryLink):
         try:
             while not self._closed:
                 try:
-                    yield await asyncio.wait_for(observer.get(), POLL_S)
+                    async with asyncio.timeout(POLL_S):  # `wait_for` may swallow a cancellation that comes with a value (3.11)
+                        said = await observer.get()
                 except TimeoutError:
                     continue
+                yield said
         finally:
             self._broker.observers.discard(observer)
 
@@ -384,9 +388,11 @@ class MemorySupervisorLink(MemoryLink):
         try:
             while not self._closed:
                 try:
-                    yield await asyncio.wait_for(watcher.get(), POLL_S)
+                    async with asyncio.timeout(POLL_S):  # `wait_for` may swallow a cancellation that comes with a value (3.11)
+                        said = await watcher.get()
                 except TimeoutError:
                     continue
+                yield said
         finally:
             self._broker.watchers.discard(watcher)
 

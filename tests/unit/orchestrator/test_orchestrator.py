@@ -1,13 +1,15 @@
 """The single writer over a bus in memory: happy line, rework, duplicates, wrong tokens, crashes, claims."""
 
 import asyncio
+import time
+from contextlib import AsyncExitStack
 
 import pytest
 
 from sandbox.contract.result import AttemptResult, Outcome
 from sandbox.contract.wire import ClaimReply, ClaimRequest, Delivery
 from supervisor.pipeline import events as ev
-from tests.fakes.line_world import Worker, a_result, a_world, ending, wait_until
+from tests.fakes.line_world import SPEED, Worker, a_result, a_world, ending, wait_until
 
 
 def types(log: list[ev.AnyEvent]) -> list[str]:
@@ -254,3 +256,44 @@ async def test_an_infrastructure_fault_is_retried_and_counted():
         state = await world.until(run, lambda state: state.delivered, "it is delivered")
 
     assert [attempt.outcome for attempt in state.jobs[f"{run}-spec-1"].attempts] == [Outcome.LOST, Outcome.LOST, Outcome.SUBMITTED]
+
+
+async def test_another_copy_of_a_job_that_is_worked_on_is_taken_off_the_bus():
+    """Of the same message a peer is busy; a copy that was taken back from an executor's lane would only come again and again."""
+    async with a_world() as world, world.supervisor():
+        run = await world.submit()
+        await world.until(run, lambda state: bool(state.jobs), "a job is dispatched")
+        assert world.broker.desk is not None
+        claims = [
+            ("one", "default.1.7.1.1.0"),
+            ("two", "default.2.7.2.1.0"),
+            ("two", "default@two.1.8.1.1.0"),
+            ("one", "default.1.9.1.1.0"),
+        ]
+        replies = [
+            await world.broker.desk.claim(ClaimRequest(executor=name, job_id=f"{run}-spec-1", ack_subject=f"$JS.ACK.JOBS.{ack}"))
+            for name, ack in claims
+        ]
+        state = await world.state(run)
+
+    assert [reply.decision for reply in replies] == ["granted", "busy", "gone", "gone"]
+    assert len(state.jobs[f"{run}-spec-1"].attempts) == 1
+
+
+async def test_a_job_of_an_executor_that_dies_runs_elsewhere():
+    """It vanishes with the job in hand; the broker says so, and after the grace and a second another executor does it."""
+    async with a_world() as world, AsyncExitStack() as stack:
+        await stack.enter_async_context(world.supervisor(monotonic=lambda: SPEED * time.monotonic()))
+
+        async def vanish(_worker: Worker, _delivery: Delivery, _reply: ClaimReply) -> AttemptResult | None:
+            await asyncio.Event().wait()
+            return None
+
+        async with world.worker(vanish, "host-1"):
+            run = await world.submit()
+            await world.until(run, lambda state: any(job.current for job in state.jobs.values()), "it is claimed")
+        async with world.worker(name="host-2"):
+            state = await world.until(run, lambda state: state.delivered, "it is delivered")
+
+    attempts = state.jobs[f"{run}-spec-1"].attempts
+    assert [(attempt.executor, attempt.outcome) for attempt in attempts] == [("host-1", Outcome.LOST), ("host-2", Outcome.SUBMITTED)]
