@@ -9,16 +9,17 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from sandbox.bus import NatsExecutorLink
 from sandbox.contract.credentials import ExecutorCredentials, read_credentials
 from sandbox.contract.errors import AndonError, BrokerError, BrokerRefused
 from sandbox.contract.wire import ExecutorLink
-from sandbox.executor.config import MIRROR_NAME, ExecutorConfig, Host
+from sandbox.executor.config import MIRROR_NAME, Host
 from sandbox.executor.daemon import Daemon
 from sandbox.executor.images_of import ImageResolver
-from sandbox.executor.options import Options, config_of, read_options, state_of, with_host_labels
-from sandbox.executor.place import Surroundings, surroundings
+from sandbox.executor.options import Options, config_of, disk_floor_mib, instance_of, read_options, state_of
+from sandbox.executor.place import surroundings
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, SlotPool, private_directory
 from sandbox.executor.state_lock import held_state
 from sandbox.gateway.upstream import Upstream
@@ -30,6 +31,7 @@ from sandbox.telemetry import Spans
 
 log = logging.getLogger(__name__)
 
+CONNECT_S = 4.0
 CONNECT_AGAIN_S = 2.0
 _STOPPED = "the executor is stopping"
 
@@ -43,9 +45,9 @@ def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> i
         _log(options)
         credentials = read_credentials(options.creds, ExecutorCredentials)
         state = state_of(options, credentials, environment)
-        around = surroundings(state, uid=os.getuid())
+        disk_floor_mib(environment)  # what is wrong with it is said before an engine is looked for
         with held_state(state):
-            asyncio.run(_serve(options, config_of(options, credentials, state, around, environment), around, credentials, environment))
+            asyncio.run(_serve(options, credentials, state, environment))
     except AndonError as error:
         sys.stderr.write(f"andon executor: {' '.join(str(error).split())}\n")
         return error.exit_code
@@ -63,11 +65,9 @@ def _log(options: Options) -> None:
     logging.getLogger("sandbox.bus").setLevel(logging.ERROR)
 
 
-async def _serve(
-    options: Options, config: ExecutorConfig, around: Surroundings, credentials: ExecutorCredentials, environment: Mapping[str, str]
-) -> None:
+async def _serve(options: Options, credentials: ExecutorCredentials, state: Path, environment: Mapping[str, str]) -> None:
     signals = _Signals(stop_at_once=options.is_embedded)
-    async with _host(config, around, credentials, environment) as host:
+    async with _host(options, credentials, state, environment) as host:
         await _until_lost(host.link, signals.obeyed_by(Daemon(host)))
 
 
@@ -119,18 +119,17 @@ async def _until_lost(link: ExecutorLink, daemon: Daemon) -> None:
 
 
 @asynccontextmanager
-async def _host(
-    config: ExecutorConfig, around: Surroundings, credentials: ExecutorCredentials, environment: Mapping[str, str]
-) -> AsyncIterator[Host]:
-    if not around.is_container:
-        private_directory(config.sockets.parent)
-    config.sockets.mkdir(mode=0o711, exist_ok=True)
+async def _host(options: Options, credentials: ExecutorCredentials, state: Path, environment: Mapping[str, str]) -> AsyncIterator[Host]:
     upstream = Upstream.from_environment(environment)
     async with AsyncExitStack() as stack:
-        runtime = await DockerRuntime.connect(config.docker_host, environment.get("DOCKER_CONTEXT"))
+        runtime = await DockerRuntime.connect(environment.get("DOCKER_HOST"), environment.get("DOCKER_CONTEXT"))
         stack.callback(runtime.close)
         facts = await runtime.facts()
-        config = with_host_labels(config, facts)
+        around = await surroundings(state, runtime.has_container, uid=os.getuid())
+        config = config_of(options, credentials, state, around, facts, environment)
+        if not around.is_container:
+            private_directory(config.sockets.parent)
+        config.sockets.mkdir(mode=0o711, exist_ok=True)
         mirror = await Mirror.open(config.state / "mirrors" / MIRROR_NAME)
         slots = SlotPool.lease(config.slots, state=config.state, sockets=config.sockets, locks=config.uid_locks)
         stack.callback(slots.close)
@@ -147,7 +146,7 @@ async def _host(
             exec_spans=Spans("andon-exec", config.release, {**about, "cicd.worker.id": config.name}),
             gateway_spans=Spans("andon-gw", config.release, about),
             agent_spans=Spans("andon-agent", config.release, about),
-            instance=f"{config.name}-{config.sockets.name}" if not around.is_container else f"{config.name}-{config.state.name}"[:64],
+            instance=f"{config.name}-{instance_of(state)}",
             missing=(*facts.missing, *around.missing, *(() if config.uid_locks else (NO_UID_OF_ITS_OWN,))),
             tool_environment={"LANG": "C.UTF-8"},
         )
@@ -162,7 +161,7 @@ async def _connected(credentials: ExecutorCredentials, stack: AsyncExitStack) ->
     said = ""
     while True:
         try:
-            return await stack.enter_async_context(NatsExecutorLink.connect(credentials))
+            return await stack.enter_async_context(NatsExecutorLink.connect(credentials, connect_s=CONNECT_S))
         except BrokerRefused:
             raise
         except BrokerError as error:

@@ -39,15 +39,15 @@ class LifeSign:
                 await self._host.link.heartbeat(self._now())
                 self._note_sent()
             except BrokerError as error:
-                if not self._is_away:
+                if not self._is_away and self._membership.has_joined:
                     log.warning("the broker does not answer; trying on", extra={"reason": str(error)})
-                self._is_away = True
+                self._is_away = self._membership.has_joined
             await asyncio.sleep(max(0.0, self._host.config.pace.beat_s - (time.monotonic() - began)))
 
     def _note_sent(self) -> None:
         """After a cut, or a machine that slept, introduce this executor again."""
         now = boot_time_s()
-        if self._is_away or now - self._sent_at > FORGOTTEN_S:
+        if self._membership.has_joined and (self._is_away or now - self._sent_at > FORGOTTEN_S):
             log.info("the broker answers again", extra={"after_s": round(now - self._sent_at, 1)})
             self._membership.renew()
         self._is_away, self._sent_at = False, now

@@ -26,7 +26,8 @@ class Membership:
         )
         self._is_due = asyncio.Event()
         self._is_due.set()
-        self._has_joined = False
+        self.has_joined = False
+        """Whether a supervisor has let it in, once."""
         ready.hold("join", _WAITS)
 
     def renew(self) -> None:
@@ -57,10 +58,10 @@ class Membership:
             await asyncio.sleep(self._again_s)
 
     def _say_joined(self, reply: JoinReply) -> None:
-        if self._has_joined:
+        if self.has_joined:
             log.info("executor.rejoined")
             return
-        self._has_joined = True
+        self.has_joined = True
         mine = self._request
         log.info(
             "joined the fleet as %s",

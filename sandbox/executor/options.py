@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sandbox.contract.credentials import ExecutorCredentials
 from sandbox.contract.errors import ConfigError, UsageError
-from sandbox.contract.labels import Labels
+from sandbox.contract.labels import LABELS_MAX, Labels
 from sandbox.contract.release import RELEASE
 from sandbox.executor.config import ExecutorConfig
 from sandbox.executor.place import Surroundings
@@ -90,12 +90,17 @@ def state_of(options: Options, credentials: ExecutorCredentials, environment: Ma
 
 
 def config_of(
-    options: Options, credentials: ExecutorCredentials, state: Path, around: Surroundings, environment: Mapping[str, str]
+    options: Options,
+    credentials: ExecutorCredentials,
+    state: Path,
+    around: Surroundings,
+    facts: EngineFacts,
+    environment: Mapping[str, str],
 ) -> ExecutorConfig:
-    """Return an executor's settings, but for the labels its engine tells (`with_host_labels`).
+    """Return an executor's settings.
 
     Raises:
-        ConfigError: A variable makes no sense.
+        UsageError: Too many labels, or a variable makes no sense.
     """
     return ExecutorConfig(
         name=credentials.executor,
@@ -104,10 +109,10 @@ def config_of(
         uid_locks=around.uid_locks,
         no_quota=around.no_quota,
         pools=credentials.pools,
-        labels={**credentials.labels, **options.labels},
+        labels=_with_host_labels({**credentials.labels, **options.labels}, facts),
         slots=options.slots,
         docker_host=environment.get("DOCKER_HOST"),
-        disk_floor_mib=_disk_floor_mib(environment),
+        disk_floor_mib=disk_floor_mib(environment),
         release=RELEASE,
     )
 
@@ -117,23 +122,18 @@ def instance_of(state: Path) -> str:
     return sha256(os.fsencode(state)).hexdigest()[:8]
 
 
-def with_host_labels(config: ExecutorConfig, facts: EngineFacts) -> ExecutorConfig:
-    """Return the settings with what the host is: arch, os, cpus, mem (GiB); a person's own labels win.
-
-    Raises:
-        UsageError: These are too many labels.
-    """
+def _with_host_labels(given: dict[str, str], facts: EngineFacts) -> dict[str, str]:
+    """Return the labels with what the host is: arch, os, cpus, mem (GiB); a person's own win."""
     host = {
         "arch": facts.architecture or platform.machine(),
         "os": "linux",
         "cpus": str(facts.cpus),
         "mem": str(facts.memory_bytes >> 30),
     }
-    labels = {**host, **config.labels}
-    try:
-        return ExecutorConfig.model_validate({**config.model_dump(), "labels": labels})
-    except ValidationError as error:
-        raise UsageError(f"labels: {error.errors()[0]['msg']} ({len(labels)} with those of the host)") from None
+    labels = {**host, **given}
+    if len(labels) > LABELS_MAX:
+        raise UsageError(f"{len(labels)} labels, with those of the host; at most {LABELS_MAX}")
+    return labels
 
 
 class _Parser(argparse.ArgumentParser):
@@ -153,7 +153,12 @@ def _slots(text: str) -> int:
     return int(text)
 
 
-def _disk_floor_mib(environment: Mapping[str, str]) -> int:
+def disk_floor_mib(environment: Mapping[str, str]) -> int:
+    """Return the room a disk has to have for a job to be taken.
+
+    Raises:
+        ConfigError: The variable makes no sense.
+    """
     text = environment.get(DISK_FLOOR) or str(DISK_FLOOR_MIB)
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ConfigError(f"{DISK_FLOOR}={text!r} is not a number of MiB; 0 switches it off")

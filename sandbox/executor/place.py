@@ -5,14 +5,16 @@ sides is the same directory there, and only a shared mount passes on what is mou
 """
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.contract.errors import UsageError
 
 UID_LOCKS = Path("/run/lock/andon")
-_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
+_CONTAINER_ID = re.compile(r"/([0-9a-f]{64})/")
+_ETC = {Path("/etc/hostname"), Path("/etc/hosts"), Path("/etc/resolv.conf")}
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Mount:
     point: Path
     is_shared: bool
     """What is mounted below it appears on the other side too."""
+    root: str = "/"
+    """Which directory or file of its file system it is."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +43,35 @@ class Surroundings:
     """Why workspaces cannot be file systems of their own; empty: they can."""
 
 
-def surroundings(
-    state: Path, *, uid: int, is_container: bool | None = None, mounts: list[Mount] | None = None, locks: Path = UID_LOCKS
+async def surroundings(
+    state: Path, is_known: Callable[[str], Awaitable[bool]], *, uid: int, mounts: list[Mount] | None = None, locks: Path = UID_LOCKS
 ) -> Surroundings:
-    """Look around; `is_container` and `mounts` are found out unless given.
+    """Look around: an executor whose own container the engine knows is beside its sandboxes, any other is on the engine's host.
+
+    Args:
+        state: The state directory.
+        is_known: Whether the engine has a container of this id.
+        uid: Who we are.
+        mounts: This process's mounts, read unless given.
+        locks: Where uids are leased on a host.
 
     Raises:
-        UsageError: In a container, the state directory is not a bind mount: the engine could not see it.
+        UsageError: Beside its sandboxes, the state directory is not a bind mount: the engine could not see it.
     """
-    if not (any(mark.exists() for mark in _MARKS) if is_container is None else is_container):
-        return Surroundings(False, lambda instance: Path("/tmp") / f"andon-{uid}" / instance, locks if uid == 0 else None)  # noqa: S108 - short; checked
     found = read_mounts() if mounts is None else mounts
+    own = own_container(found)
+    if own is None or not await is_known(own):
+        return Surroundings(False, lambda instance: Path("/tmp") / f"andon-{uid}" / instance, locks if uid == 0 else None)  # noqa: S108 - short; checked
+    return _beside(state, found, uid=uid, locks=locks)
+
+
+def own_container(mounts: list[Mount]) -> str | None:
+    """Return the id of the container this process is in, as the engine's own mounts in `/etc` tell; None: in none."""
+    found = (_CONTAINER_ID.search(mount.root) for mount in mounts if mount.point in _ETC)
+    return next((match[1] for match in found if match), None)
+
+
+def _beside(state: Path, found: list[Mount], *, uid: int, locks: Path) -> Surroundings:
     below = _mount_of(state, found)
     if below is None or below.point == Path("/"):
         raise UsageError(
@@ -74,7 +96,7 @@ def read_mounts() -> list[Mount]:
         fields = line.split(" ")
         point = fields[4].encode().decode("unicode_escape")
         optional = fields[6 : fields.index("-")]
-        mounts.append(Mount(Path(point), any(each.startswith("shared:") for each in optional)))
+        mounts.append(Mount(Path(point), any(each.startswith("shared:") for each in optional), fields[3]))
     return mounts
 
 

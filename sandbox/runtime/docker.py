@@ -101,6 +101,13 @@ class DockerRuntime:
         """Kill and remove a container that was found; nothing if it is gone."""
         await self.engine.call(f"cannot remove container {container_id[:12]}", partial(_remove, self.engine.client, container_id))
 
+    async def has_container(self, container_id: str) -> bool:
+        """Return whether the engine knows a container of this id, ours or not."""
+        known = await self.engine.call(
+            "cannot list containers", lambda: self.engine.client.containers(all=True, filters={"id": container_id})
+        )
+        return bool(known)
+
     def close(self) -> None:
         """Close idle connections to the engine; sandboxes live on."""
         self.engine.close()
