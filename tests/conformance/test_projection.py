@@ -4,10 +4,8 @@ import asyncio
 import contextlib
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy
@@ -18,12 +16,11 @@ from sandbox.contract.ids import job_id
 from sandbox.contract.result import Finding, Outcome, Usage
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.machine import fold
-from supervisor.pipeline.run import RunState
 from supervisor.store.event_log import Head
 from supervisor.store.history_rows import AMOUNT_MAX
 from supervisor.store.history_tables import SCHEMA_VERSION, attempts, calls, findings, jobs, metadata, position, runs
-from supervisor.store.projection import BATCH, HistoryAway, Moved, Projection, keep, psycopg_url
-from tests.fakes.memory_log import MemoryEventLog
+from supervisor.store.projection import BATCH, HistoryAway, Moved, Projection
+from tests.fakes.histories import Database, a_log_of, append, engine_of, in_file, keeping, kept, told, until_kept
 from tests.fakes.run_events import RED, RUN, Story, conflict, failed, happy, parked_on_budget, rework
 from tests.fakes.wire_data import wait_until
 from tests.servers.databases import Cluster, cluster
@@ -31,35 +28,6 @@ from tests.servers.engines import NotHereError
 from tests.unit.pipeline.test_machine_properties import RunMachine
 
 ORIGIN = "this log"
-
-
-@dataclass
-class Database:
-    """One empty database, looked at past the code under test."""
-
-    file: Path
-    url: str | None
-    delete: Callable[[], object]
-    """Throw the history away behind everybody's back."""
-    engine: sqlalchemy.Engine
-
-    def open(self) -> contextlib.AbstractContextManager[Projection]:
-        return Projection.at(self.file, self.url, answer_s=1)
-
-    def rows(self, table: sqlalchemy.Table) -> list[dict[str, Any]]:
-        with self.engine.connect() as connection:
-            return [dict(row) for row in connection.execute(sqlalchemy.select(table).order_by(*table.primary_key)).mappings()]
-
-    def run(self, statement: str) -> None:
-        with self.engine.begin() as connection:
-            connection.exec_driver_sql(statement)
-
-    def position(self) -> int:
-        """Return how far it is; -1: there is no history."""
-        try:
-            return int(self.rows(position)[0]["seq"])
-        except (sqlalchemy.exc.DBAPIError, IndexError):
-            return -1
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +41,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     """Return an empty database of each kind."""
     file = tmp_path / "history.db"
     if request.param == "sqlite":
-        yield _sqlite(file)
+        yield in_file(file)
         return
     try:
         server: Cluster = request.getfixturevalue("postgres")
@@ -84,7 +52,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     name = f"history_{secrets.token_hex(4)}"
     server.run(f"CREATE DATABASE {name}")
     tables = ", ".join(metadata.tables)
-    yield Database(file, server.url(name), lambda: server.run(f"DROP TABLE {tables}", name), _engine_of(server.url(name)))
+    yield Database(file, server.url(name), lambda: server.run(f"DROP TABLE {tables}", name), engine_of(server.url(name)))
     server.run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -404,7 +372,7 @@ def test_nothing_else_in_the_database_is_touched(database: Database) -> None:
 @pytest.mark.parametrize("intact_bytes", [0, 100, 4096], ids=["no database", "no schema", "no tables"])
 async def test_a_broken_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture, intact_bytes: int) -> None:
     """Garbage from some byte on: the file is kept under another name, which is said in one line, and the history made anew."""
-    here = _sqlite(tmp_path / "history.db")
+    here = in_file(tmp_path / "history.db")
     log = await a_log_of(happy())
     _write(here, happy())
     whole = here.file.read_bytes()
@@ -422,7 +390,7 @@ async def test_a_broken_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCapt
 
 async def test_a_locked_file_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Somebody who holds a transaction open delays the history, which says so once and then goes on."""
-    here = _sqlite(tmp_path / "history.db")
+    here = in_file(tmp_path / "history.db")
     log = await a_log_of(happy())
     with here.open() as projection, contextlib.closing(sqlite3.connect(here.file, isolation_level=None)) as other:
         projection._engine.dispose()
@@ -440,7 +408,7 @@ async def test_a_locked_file_stops_nothing(tmp_path: Path, caplog: pytest.LogCap
 
 def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     """Requests and reasons are in it: nobody else may read it, nor what lies beside it while it is written."""
-    here = _sqlite(tmp_path / "history.db")
+    here = in_file(tmp_path / "history.db")
     with here.open() as projection:
         projection.prepare(Head(ORIGIN, 10_000), 0)
         projection.apply(happy(), 0, ORIGIN)
@@ -456,7 +424,7 @@ def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
 async def test_a_server_that_is_away_stops_nothing(postgres: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     """A server that cuts sessions off and refuses new ones is tried again, said once, and nothing is lost or doubled."""
     postgres.run("CREATE DATABASE away")
-    here = Database(Path("/nonexistent"), postgres.url("away"), lambda: None, _engine_of(postgres.url("away")))
+    here = Database(Path("/nonexistent"), postgres.url("away"), lambda: None, engine_of(postgres.url("away")))
     log = await a_log_of(happy())
     with here.open() as projection:
         async with keeping(log, projection):
@@ -477,7 +445,7 @@ async def test_a_server_that_is_away_stops_nothing(postgres: Cluster, caplog: py
 def test_a_paused_writer_does_not_hold_the_next_one_up(postgres: Cluster) -> None:
     """A leader that was stopped within its transaction loses it after `ANSWER_S`; the next one waits no longer than that."""
     postgres.run("CREATE DATABASE paused")
-    here = Database(Path("/nonexistent"), postgres.url("paused"), lambda: None, _engine_of(postgres.url("paused")))
+    here = Database(Path("/nonexistent"), postgres.url("paused"), lambda: None, engine_of(postgres.url("paused")))
     with here.open() as paused, here.open() as leader:
         paused.prepare(Head(ORIGIN, 10_000), 0)
         with paused._engine.connect() as connection:
@@ -504,126 +472,9 @@ def test_a_password_is_in_no_message(url: str, tmp_path: Path) -> None:
     assert refused.value.__cause__ is None
 
 
-# Both ways to read a log
-
-
-def told(run: RunState) -> dict[str, Any]:
-    """Return what the fold says of a run, as far as the history keeps it."""
-    return {
-        "run": (run.state, run.exit_code, run.end_reason, run.end_stage, run.end_check, run.branch, run.landed_commit, run.delivered),
-        "times": (run.accepted_at, run.ended_at, run.seq),
-        "money": (run.budget.limit_nano_usd, run.budget.settled_nano_usd, run.budget.held_nano_usd, run.budget.unsettled_calls),
-        "usage": _usage(run.budget.usage),
-        "calls": sorted(run.budget.settled_calls.items()),
-        "jobs": sorted(
-            (job.job_id, job.stage, job.round, job.kind, job.verdict, job.commit, job.judged_at, job.current and job.current.attempt)
-            for job in run.jobs.values()
-        ),
-        "findings": sorted((job.job_id, each.check, each.message, each.path) for job in run.jobs.values() for each in job.findings),
-        "attempts": sorted(
-            (
-                (job.job_id, each.attempt, each.executor, each.outcome and each.outcome.value, each.started_at),
-                (each.ended and each.ended.ended_at, each.ended and each.ended.salvage_ref),
-                (each.cost_nano_usd, *_usage(each.usage)),
-            )
-            for job in run.jobs.values()
-            for each in job.attempts
-        ),
-    }
-
-
-END = ("state", "exit_code", "end_reason", "end_stage", "end_check", "branch", "landed_commit", "delivered")
-
-
-def kept(database: Database, run_id: str, *, is_whole: bool = True) -> dict[str, Any]:
-    """Return the same of the history."""
-
-    def of_run(table: sqlalchemy.Table) -> list[dict[str, Any]]:
-        return [row for row in database.rows(table) if row["run_id"] == run_id]
-
-    [run] = of_run(runs)
-    paid = of_run(calls)
-    return {
-        "run": tuple(run[each] for each in END),
-        "times": (run["accepted_at"], run["ended_at"], run["last_seq"]),
-        "money": (
-            *(run["budget_nano_usd"], run["cost_nano_usd"]),
-            sum(row["reserved_nano_usd"] for row in paid if row["settled_at"] is None),
-            run["unsettled_calls"],
-        ),
-        "usage": _counted(run),
-        "calls": sorted(
-            (f"{row['job_id']}/{row['attempt']}/{row['call_id']}", row["cost_nano_usd"]) for row in paid if row["settled_at"] is not None
-        ),
-        "jobs": sorted(
-            (row["job_id"], row["stage"], row["round"], row["kind"], row["verdict"], row["commit_id"], row["judged_at"], row["held_by"])
-            for row in of_run(jobs)
-        ),
-        "findings": sorted((row["job_id"], row["check_name"], row["message"], row["path"]) for row in of_run(findings)) if is_whole else [],
-        "attempts": sorted(
-            (
-                (row["job_id"], row["attempt"], row["executor"], row["outcome"], row["started_at"]),
-                (row["ended_at"], row["salvage_ref"]),
-                (row["cost_nano_usd"], *_counted(row)),
-            )
-            for row in of_run(attempts)
-        ),
-    }
-
-
-def _usage(usage: Usage) -> tuple[int, ...]:
-    return (usage.input_tokens, usage.output_tokens, usage.cache_read_input_tokens, usage.cache_write_input_tokens)
-
-
-def _counted(row: dict[str, Any]) -> tuple[int, ...]:
-    return (row["input_tokens"], row["output_tokens"], row["cache_read_tokens"], row["cache_write_tokens"])
-
-
 def _write(database: Database, log: list[ev.AnyEvent]) -> None:
     with database.open() as projection:
         projection.apply(log, projection.prepare(Head(ORIGIN, 10_000), 0), ORIGIN)
-
-
-def _engine_of(url: str) -> sqlalchemy.Engine:
-    return sqlalchemy.create_engine(psycopg_url(url), poolclass=sqlalchemy.pool.NullPool)
-
-
-def _sqlite(file: Path) -> Database:
-    return Database(file, None, file.unlink, sqlalchemy.create_engine(f"sqlite:///{file}", poolclass=sqlalchemy.pool.NullPool))
-
-
-async def append(log: MemoryEventLog, events: list[ev.AnyEvent]) -> None:
-    """Put a run's events into a log, which numbers them anew."""
-    after = 0
-    for each in events:
-        after = await log.append(each, after)
-
-
-async def a_log_of(*stories: list[ev.AnyEvent]) -> MemoryEventLog:
-    """Return a log that holds these runs."""
-    log = MemoryEventLog()
-    for events in stories:
-        await append(log, events)
-    return log
-
-
-@contextlib.asynccontextmanager
-async def keeping(log: MemoryEventLog, projection: Projection) -> AsyncIterator[None]:
-    """Keep the history while the block runs."""
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(keep(log, projection, check_s=0.2))
-        yield
-        task.cancel()
-
-
-async def until_kept(database: Database, log: MemoryEventLog, within_s: float = 10) -> None:
-    """Wait until the history is at the end of the log."""
-    head = await log.head()
-
-    async def is_there() -> bool:
-        return database.position() == head.last_seq
-
-    await wait_until(is_there, f"the history is at event {head.last_seq}, not {database.position()}", within_s)
 
 
 async def _said(caplog: pytest.LogCaptureFixture, words: str) -> bool:
