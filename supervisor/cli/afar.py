@@ -61,7 +61,7 @@ def _is_over(files: RunFiles) -> bool:
 
 async def _refresh(app: App, stale: list[RunFiles]) -> None:
     try:
-        async with _fleet(app) as client:
+        async with fleet(app) as client:
             for files in stale:
                 await fetch(client, files, files.directory.name, logs=False)
     except BrokerError as error:
@@ -73,7 +73,7 @@ async def _files_afar(app: App, given: str | None, *, logs: bool) -> RunFiles:
     state = StateDirectory.open(config.state_directory)
     own = state.run_ids()
     try:
-        async with _fleet(app) as client:
+        async with fleet(app) as client:
             run_id = await _resolved(client, given, own)
             files = files_of(state, run_id) if run_id in own else seen_files_of(state, run_id)
             await fetch(client, files, run_id, logs=logs)
@@ -87,7 +87,7 @@ async def _files_afar(app: App, given: str | None, *, logs: bool) -> RunFiles:
 
 
 @asynccontextmanager
-async def _fleet(app: App) -> AsyncIterator[Client]:
+async def fleet(app: App) -> AsyncIterator[Client]:
     """Reach the fleet, starting nothing."""
     async with app.bootstrap().look(app.config()) as client:
         if client is None:
@@ -136,7 +136,7 @@ async def fetch_logs(client: Client, files: RunFiles, events: Iterable[AnyEvent]
 
 
 async def _rows_afar(app: App, limit: int) -> list[ListRow]:
-    async with _fleet(app) as client:
+    async with fleet(app) as client:
         ids = (await client.runs())[-limit:]
         turns = asyncio.Semaphore(READS_AT_ONCE)
         read = await asyncio.gather(*(_row(client, run_id, turns) for run_id in reversed(ids)))
@@ -158,7 +158,7 @@ def follow_afar(app: App, files: RunFiles, show_new: Callable[[], None], is_over
 
 
 async def _follow_afar(app: App, files: RunFiles, show_new: Callable[[], None], is_over: Callable[[], bool]) -> None:
-    async with _fleet(app) as client, aclosing(_events_of(client, files.directory.name)) as events:
+    async with fleet(app) as client, aclosing(_events_of(client, files.directory.name)) as events:
         show_new()
         async for event in events:
             files.append([event])

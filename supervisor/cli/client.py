@@ -1,6 +1,5 @@
 """The CLI's side of the supervisor, as protocols; `supervisor.bootstrap` is the implementation, the tests' scripted client another."""
 
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -108,8 +107,5 @@ class Bootstrap(Protocol):
 def real_bootstrap() -> Bootstrap:
     """Return the composition root, imported only now: it brings docker, nats and telemetry."""
     from supervisor import bootstrap
-
-    # What a library warns of is not for a person; without a handler the interpreter would print it.
-    logging.getLogger().addHandler(logging.NullHandler())
 
     return bootstrap

@@ -62,6 +62,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; keep a closed pipe apart from a failure."""
+        _quiet_libraries()
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
@@ -79,6 +80,14 @@ class LazyGroup(click.Group):
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
         return [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries' warnings from a person's eyes: without a handler the interpreter would print them. `executor` has its own."""
+    import logging
+
+    if not logging.getLogger().handlers:
+        logging.getLogger().addHandler(logging.NullHandler())
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:

@@ -1,6 +1,6 @@
 """How `andon fleet` is drawn: a table on a terminal, one plain line an executor elsewhere; the rows come from `api.fleet`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -43,18 +43,23 @@ def plain_lines(rows: Sequence[ExecutorRow]) -> list[str]:
 
 
 def notes(rows: Sequence[ExecutorRow]) -> list[str]:
-    """Return one line for each thing that keeps an executor from work, or that its host cannot give."""
-    lines = []
+    """Return one line for each thing that keeps executors from work or that their hosts cannot give, with their names."""
+    named: dict[str, list[str]] = {}
     for row in rows:
-        if row.standing == "refused":
-            newer = "upgrade andon here" if (row.protocol or 0) > PROTOCOL_VERSION else "upgrade andon on its host"
-            lines.append(f"{row.executor}: speaks protocol {row.protocol}, this andon {PROTOCOL_VERSION}; {newer}")
-        if row.held:
-            lines.append(f"{row.executor}: takes no jobs: {inert_line(row.held, 400)}")
-        if row.model == "none":
-            lines.append(f"{row.executor}: has no key of the provider, so it takes jobs without a model only")
-        lines += [f"{row.executor}: missing: {inert_line(each, 400)}" for each in row.missing]
-    return lines
+        for text in _notes_of(row):
+            named.setdefault(text, []).append(row.executor)
+    return [f"{', '.join(names)}: {text}" for text, names in named.items()]
+
+
+def _notes_of(row: ExecutorRow) -> Iterator[str]:
+    if row.standing == "refused":
+        newer = "upgrade andon here" if (row.protocol or 0) > PROTOCOL_VERSION else "upgrade andon on its host"
+        yield f"speaks protocol {row.protocol}, this andon {PROTOCOL_VERSION}; {newer}"
+    if row.held:
+        yield f"takes no jobs: {inert_line(row.held, 400)}"
+    if row.model == "none":
+        yield "has no key of the provider, so no live run can use it"
+    yield from (f"missing: {inert_line(each, 400)}" for each in row.missing)
 
 
 def _cells(row: ExecutorRow) -> dict[str, str]:

@@ -149,6 +149,17 @@ def test_apply_brings_a_run_home_later_and_twice_is_as_once(afar: CommandLine, r
     assert [each.ok for each in afar.bootstrap.client.deliveries] == [True, True]
 
 
+def test_diff_shows_what_landed_from_the_fleets_store(afar: CommandLine, repository: Path) -> None:
+    """The supervisor's mirror is on another host; what has not landed is only there."""
+    log = landed_afar(afar, repository)
+    base = asyncio.run(snapshot(repository, None))
+    afar.bootstrap.client.blobs["01jd8m6w2x/base"] = base.pack
+    knows(afar, log, run_events.happy(run=OTHER)[:12])
+
+    assert afar("diff", RUN).out.endswith("\n--- /dev/null\n+++ b/new.txt\n@@ -0,0 +1 @@\n+new\n")
+    assert "only in its supervisor's mirror, on another host" in afar("diff", OTHER).err
+
+
 def test_apply_explains_each_refusal(afar: CommandLine, repository: Path, tmp_path: Path) -> None:
     """Not landed, submitted elsewhere, no repository there, another's branch: one line, and nothing is changed."""
     log = landed_afar(afar, repository)

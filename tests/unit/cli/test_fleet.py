@@ -60,16 +60,16 @@ def test_who_is_admitted_and_away_is_absent() -> None:
 def test_the_list_is_plain_lines_in_a_pipe_with_what_is_wrong_below(andon: CommandLine) -> None:
     """One line an executor, fields in columns; then what keeps one from work."""
     odd = a_beat("ex2", version=PROTOCOL_VERSION + 1, release="9.0.0", missing=("no quota mount",), model="none", labels={})
-    andon.bootstrap.client.signs = [[a_beat(), odd]]
+    andon.bootstrap.client.signs = [[a_beat(missing=("no quota mount",)), odd]]
 
     ended = andon("fleet")
 
     assert ended.out.splitlines() == [
         "ex1  ready    1/2  default  mem=16  0.4.0   build-7  3 s ago",
         "ex2  refused  1/2  default  -       9.0.0!  build-7  3 s ago",
+        "ex1, ex2: missing: no quota mount",
         f"ex2: speaks protocol {PROTOCOL_VERSION + 1}, this andon {PROTOCOL_VERSION}; upgrade andon here",
-        "ex2: has no key of the provider, so it takes jobs without a model only",
-        "ex2: missing: no quota mount",
+        "ex2: has no key of the provider, so no live run can use it",
     ]
 
 
