@@ -19,6 +19,7 @@ from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
+from nats.aio.transport import TcpTransport
 
 from sandbox.bus.lifetimes import Tasks, completed
 from sandbox.bus.messages import Interrupted, Message, NoAnswer, Subscription
@@ -226,6 +227,8 @@ class NatsClient:
         finally:
             connecting.cancel()
             await asyncio.wait({connecting})
+        if self._is_in_clear_text:
+            raise BrokerRefused(f"the broker at {credentials.url} speaks clear text; its credentials file says TLS")
         version = self._client.connected_server_version
         if (version.major, version.minor) < SERVER_VERSION_MIN:
             raise BrokerError(f"nats-server {version} at {credentials.url} is too old; 2.12 or later is needed")
@@ -326,8 +329,19 @@ class NatsClient:
         if not self._closing and not self._lost.done():
             self._interrupt(Interrupted("the connection to the broker was lost"))
 
+    @property
+    def _is_in_clear_text(self) -> bool:
+        # The library goes on without TLS when a server, or somebody in between, says that it needs none.
+        url, transport = self._client.connected_url, self._client._transport
+        if url is None or url.scheme != "tls" or not isinstance(transport, TcpTransport) or transport._io_writer is None:
+            return False
+        return transport._io_writer.get_extra_info("ssl_object") is None
+
     async def _on_reconnect(self) -> None:
         self._refusals = 0
+        if self._is_in_clear_text:
+            self._lose("it speaks clear text now; its credentials file says TLS")
+            return
         if not self._lost.done():
             self._up.set()
 
