@@ -11,6 +11,7 @@ from sandbox.git import version as git_version
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.images import agent_image_key
 from supervisor.api.views import Probe
+from supervisor.bootstrap.fleet_probes import fleet_probes
 from supervisor.config import Config, StateDirectory
 from supervisor.stack import read_stack
 from supervisor.store.embedded import find_server
@@ -19,18 +20,15 @@ GIT_REQUIRED = (2, 39, 4)
 GIT_RECOMMENDED = (2, 46, 0)
 FREE_BYTES_WANTED = 2 << 30
 
+Look = tuple[str, Callable[[Config], Awaitable[list[Probe]]]]
+"""What is looked at, and how."""
+
 
 async def doctor_probes(config: Config) -> Sequence[Probe]:
-    """Return one probe for each part."""
-    looks: tuple[tuple[str, Callable[[Config], Awaitable[list[Probe]]]], ...] = (
-        ("python", _python),
-        ("git", _git),
-        ("engine", _engine),
-        ("sandbox", _sandbox),
-        ("broker", _broker),
-        ("state", _state),
-        ("model", _model),
-    )
+    """Return one probe for each part; with a fleet elsewhere the parts are that fleet's, and this host needs no engine."""
+    here: tuple[Look, ...] = (("engine", _engine), ("sandbox", _sandbox), ("broker", _broker), ("state", _state), ("model", _model))
+    elsewhere: tuple[Look, ...] = (("fleet", fleet_probes), ("state", _state))
+    looks: tuple[Look, ...] = (("python", _python), ("git", _git), *(elsewhere if config.is_remote else here))
     probes: list[Probe] = []
     for name, look in looks:
         try:
@@ -85,8 +83,6 @@ async def _sandbox(_config: Config) -> list[Probe]:
 
 
 async def _broker(config: Config) -> list[Probe]:
-    if config.nats_url:
-        return [Probe(name="broker", status="ok", detail=f"the fleet's, {config.nats_url}")]
     running = read_stack(StateDirectory.reading(config.state_directory))
     binary = find_server(None)
     detail = f"embedded, running at {running.nats_url}" if running else f"embedded, {binary}; starts with a run"
