@@ -43,6 +43,16 @@ run: ## drive a feature through the line: make run FEATURE="…" [REPO=PATH]
 	[ -z "$$ANDON_REQUEST" ] || set -- "$$@" -- "$$ANDON_REQUEST"; \
 	exec $(bin)/andon run "$$@"
 
+# EXECUTORS=N: how many replicas of the executor; ARGS="--volumes": `make down` also forgets runs, keys and traces.
+.PHONY: up
+up: ## a fleet in containers on this machine: broker, supervisor, EXECUTORS=1, Jaeger
+	@images/setup.sh engine images
+	@images/fleet.sh up --scale "executor=$${EXECUTORS:-1}"
+
+.PHONY: down
+down: ## stop that fleet; its runs and traces stay
+	@set -f; exec images/fleet.sh down $$ANDON_MAKE_ARGS
+
 .PHONY: dev
 dev:
 	@images/setup.sh dev
@@ -68,7 +78,12 @@ servers: ## build the servers tests need and registries do not have; cached outs
 .PHONY: matrix
 matrix: servers ## the slow tests, on both container engines
 	@images/setup.sh dev engine
-	@$(bin)/pytest -m "slow or docker" --engine both
+	@$(bin)/pytest -m "(slow or docker) and not smoke" --engine both
+
+.PHONY: smoke
+smoke: ## the fleet of compose.yaml with three executors: brought up, worked with, taken down
+	@images/setup.sh dev engine images
+	@$(bin)/pytest -m smoke
 
 .PHONY: bench
 bench: ## measure against the goals; fails beyond them

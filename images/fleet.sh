@@ -4,7 +4,7 @@
 #
 #   ANDON_COMPOSE       the program to use instead of `docker compose`
 #   COMPOSE_FILE        compose's own: set, nothing is chosen here
-#   ANDON_EXECUTOR_STATE, ANDON_NATS_PORT, ANDON_JAEGER_PORT, ANDON_SLOTS, ANDON_PLACES_MAX: as in compose.yaml
+#   ANDON_EXECUTOR_STATE, ANDON_NATS_PORT, ANDON_JAEGER_PORT, ANDON_SLOTS, ANDON_SEATS: as in compose.yaml
 #
 # Exit codes: 0 done · 2 something is missing that this user cannot install · 5 the engine, a build or a service failed.
 set -eu
@@ -17,6 +17,9 @@ pull_s=600
 wait_s=180
 state=${ANDON_EXECUTOR_STATE:-/var/lib/andon/executors}
 shared_mark=$state/.shared-by-andon
+# Compose draws its progress on a terminal, and repeats itself elsewhere.
+progress=auto
+[ -t 2 ] || progress=quiet
 credentials=${XDG_STATE_HOME:-$HOME/.local/state}/andon-fleet/outside.andon.json
 
 say() { printf '%s\n' "andon: $*" >&2; }
@@ -138,7 +141,7 @@ local_contexts() {
 up() {
 	build
 	share_state
-	compose up --detach --wait --wait-timeout $wait_s "$@" || fail "the stack did not come up; \`docker compose ps\` and \`docker compose logs\` say why" 5
+	compose --progress $progress up --detach --wait --wait-timeout $wait_s "$@" || fail "the stack did not come up; \`docker compose ps\` and \`docker compose logs\` say why" 5
 	mkdir -p "$(dirname "$credentials")"
 	(umask 077 && compose exec -T supervisor cat /var/lib/andon/broker/outside.andon.json >"$credentials") ||
 		fail "the stack is up, but its client's credentials cannot be read" 5
@@ -151,7 +154,7 @@ up() {
 # An executor mounts workspaces below its state directory, and the engine has to see them: that takes a shared mount.
 # Under systemd everything is one; elsewhere the directory becomes one.
 share_state() {
-	mkdir -p "$state" /tmp/andon-0 /run/lock/andon 2>/dev/null || return 0  # the engine makes what this user may not
+	mkdir -p "$state" /run/lock/andon 2>/dev/null || return 0  # the engine makes what this user may not
 	[ "$(findmnt --noheadings --output PROPAGATION --target "$state")" != shared ] || return 0
 	is_root || fail "$state is on a private mount and executors could not share their workspaces; as root: mount --bind $state $state && mount --make-shared $state" 2
 	mount --bind "$state" "$state"
@@ -160,7 +163,7 @@ share_state() {
 }
 
 down() {
-	compose --file compose.yaml down --remove-orphans "$@" || fail "the stack did not go down; see above" 5
+	compose --progress $progress --file compose.yaml down --remove-orphans "$@" || fail "the stack did not go down; see above" 5
 	rm -f "$credentials"
 	if [ -e "$shared_mark" ]; then
 		rm -f "$shared_mark"
@@ -168,6 +171,7 @@ down() {
 	fi
 	case " $* " in
 	*" --volumes "* | *" -v "*)
+		is_root || say "the executors' directory $state belongs to root; remove it as root"
 		! is_root || rm -rf --one-file-system "$state"
 		;;
 	esac

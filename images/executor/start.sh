@@ -1,23 +1,20 @@
 #!/bin/sh
-# Start the executor of this container: with the credentials file it was given, or in the first free place of a directory of them.
+# Start the executor of this container: with the credentials file it was given, or in the first free seat of a directory of them.
 # usage: start [OPTION of `andon executor`...]
 #
-#   ANDON_PLACES            a credentials file NAME.andon.json, or a directory of such files: one for each replica
+#   ANDON_CREDS             a credentials file NAME.andon.json, or a directory of such files: one for each replica
 #   ANDON_EXECUTOR_STATE    the state directory, mounted at the same path as on the host; each replica has a sub-directory of it
 #   ANDON_SLOTS             attempts at once (2)
 #
-# A place is held by a lock of the kernel: when its holder dies, however, the next one has it, its name and what it left behind.
+# A seat is held by a lock of the kernel: when its holder dies, however, the next one has it, its name and what it left behind.
 set -eu
-places=${ANDON_PLACES:-/var/lib/andon/places}
+seats=${ANDON_CREDS:-/var/lib/andon/seats}
 state=${ANDON_EXECUTOR_STATE:-/var/lib/andon/executors}
-sockets=/tmp/andon-0
 say() { printf '%s\n' "andon executor: $*" >&2; }
 
 [ -d "$state" ] || { say "$state is not mounted; mount the state directory at the same path as on the host"; exit 2; }
-# The engine makes a missing directory of the host for everybody; what is in this one is ours.
-[ ! -d $sockets ] || chmod 0700 $sockets
 
-# start_at FILE [OPTION...]: returns if the place is taken.
+# start_at FILE [OPTION...]: returns if the seat is taken.
 start_at() {
 	file=$1
 	shift
@@ -29,11 +26,11 @@ start_at() {
 	exec andon executor --creds "$file" --state "$state/$name" --slots "${ANDON_SLOTS:-2}" "$@"
 }
 
-[ ! -f "$places" ] || start_at "$places" "$@"
-if [ -d "$places" ]; then
-	for file in $(printf '%s\n' "$places"/*.andon.json | sort -V); do
+[ ! -f "$seats" ] || start_at "$seats" "$@"
+if [ -d "$seats" ]; then
+	for file in $(printf '%s\n' "$seats"/*.andon.json | sort -V); do
 		[ ! -f "$file" ] || start_at "$file" "$@"
 	done
 fi
-say "no place is free in $places; admit one more executor, or start fewer"
+say "no seat is free in $seats; admit one more executor, or start fewer"
 exit 2

@@ -1,4 +1,4 @@
-"""Makes the broker of `compose.yaml` ready: keys, certificate, configuration, a place for each executor, the key of a CLI outside.
+"""Makes the broker of `compose.yaml` ready: keys, certificate, configuration, a seat for each executor, the key of a CLI outside.
 
 Run by the service `init` before the others; what is there already stays. It is not the broker, and admits nobody later:
 `andon fleet add` does.
@@ -16,23 +16,23 @@ NAME = "nats"
 """By what every container of the stack reaches the broker; processes of the host reach it by 127.0.0.1, which the certificate names too."""
 PORT = 4222
 CLIENT = "outside"
-PLACES_MAX = 64
+SEATS_MAX = 64
 """More executors on one host than any host has use for."""
 
 
-async def make_ready(root: Path, places: int) -> None:
+async def make_ready(root: Path, seats: int) -> None:
     """Make what is missing below `root`.
 
     Args:
-        root: With `broker`, for the broker and the supervisor, and `places`, for the executors.
-        places: How many executors may join.
+        root: With `broker`, for the broker and the supervisor, and `seats`, for the executors.
+        seats: How many executors may join.
     """
     broker = root / "broker"
     prepare(broker, Listen(host="0.0.0.0", port=PORT, advertise=NAME))  # noqa: S104  (of its container; the host publishes it on loopback)
     known = {user.name for user in admitted(broker)}
-    for number in range(1, places + 1):
+    for number in range(1, seats + 1):
         name = f"ex{number}"
-        file = root / "places" / f"{name}{FILE_SUFFIX}"
+        file = root / "seats" / f"{name}{FILE_SUFFIX}"
         if name not in known or not file.exists():
             write_credentials(file, await admit_executor(broker, name, replace=True))
     outside = broker / f"{CLIENT}{FILE_SUFFIX}"
@@ -42,9 +42,9 @@ async def make_ready(root: Path, places: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`prepare.py PLACES`."""
-    if len(arguments) != 1 or not arguments[0].isdecimal() or not 1 <= int(arguments[0]) <= PLACES_MAX:
-        sys.stderr.write(f"andon init: say how many executors may join, 1 to {PLACES_MAX} (ANDON_PLACES_MAX)\n")
+    """`prepare.py SEATS`."""
+    if len(arguments) != 1 or not arguments[0].isdecimal() or not 1 <= int(arguments[0]) <= SEATS_MAX:
+        sys.stderr.write(f"andon init: say how many executors may join, 1 to {SEATS_MAX} (ANDON_SEATS)\n")
         return 2
     asyncio.run(make_ready(ROOT, int(arguments[0])))
     return 0
