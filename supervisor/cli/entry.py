@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "Show where a run is, and why it waits.",
     "why": "Say what a run waits for or does at this moment.",
     "list": "Show the runs of this host, newest first.",
+    "history": "Show what runs came to: cost, time, reworks.",
     "logs": "Show what happened in a run; -f follows it.",
     "diff": "Show what a run changed.",
     "apply": "Make the branch of a landed run in its repository.",

@@ -17,6 +17,7 @@ from sandbox.contract.result import Finding, Outcome, Usage
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.machine import fold
 from supervisor.store.event_log import Head
+from supervisor.store.history import Question, Sum, ask
 from supervisor.store.history_rows import AMOUNT_MAX
 from supervisor.store.history_tables import SCHEMA_VERSION, attempts, calls, findings, jobs, metadata, position, runs
 from supervisor.store.projection import BATCH, HistoryAway, Moved, Projection
@@ -364,6 +365,31 @@ def test_nothing_else_in_the_database_is_touched(database: Database) -> None:
 
     with database.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT mine FROM runs").scalars().all() == [7]
+
+
+# What it is asked
+
+
+def test_both_kinds_answer_alike(database: Database) -> None:
+    """Runs newest first with their figures, chosen and summed, by a session that may only read."""
+    with database.open() as projection:
+        after = projection.apply(rework(), projection.prepare(Head(ORIGIN, 10_000), 0), ORIGIN)
+        later = [event.model_copy(update={"run_id": "01jd8m6w30", "seq": after + place}) for place, event in enumerate(failed()[:1], 1)]
+        projection.apply(later, after, ORIGIN)
+
+    found, total = ask(database.file, database.url, Question()) or ([], Sum())
+    landed, some = ask(database.file, database.url, Question(state="landed", feature="add-*", since=found[1].accepted_at)) or ([], Sum())
+
+    assert [run.run_id for run in found] == ["01jd8m6w30", RUN]
+    assert (found[1].reworks, found[1].executors, found[1].cost_nano_usd) == (1, ("host-1",), 710_000_000)
+    assert total == Sum(runs=2, landed=1, cost_nano_usd=710_000_000)
+    assert (landed, some) == (found[1:], Sum(runs=1, landed=1, cost_nano_usd=710_000_000))
+    assert ask(database.file, database.url, Question(feature="no%")) == ([], Sum())
+
+
+def test_an_empty_database_has_no_history(database: Database) -> None:
+    """That is not an error: no supervisor has written yet."""
+    assert ask(database.file, database.url, Question()) is None
 
 
 # SQLite alone
