@@ -60,6 +60,8 @@ def obstacle(pool: str, labels: Mapping[str, str], executors: Sequence[Heartbeat
         return f"every executor of pool {pool} that could take it takes no jobs: {said}"
     slots = sum(beat.slots for beat in taking)
     which = f"of pool {pool}" if not labels else f"of pool {pool} with its labels"
+    if sum(beat.busy for beat in taking) < slots:
+        return f"a slot {which} is free, so it is about to be handed out"
     return f"all {slots} slots {which} are busy" if slots != 1 else f"the one slot {which} is busy"
 
 

@@ -58,22 +58,10 @@ class Sent:
 class JobQueue:
     """Lines of waiting jobs, one for each place, feature and priority; see `order` for who goes first."""
 
-    def __init__(
-        self,
-        link: SupervisorLink,
-        *,
-        held: Callable[[str], int] = lambda _feature: 0,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Make a queue.
-
-        Args:
-            link: Where jobs are published.
-            held: How many jobs of a feature (its run's id) executors have claimed.
-            monotonic: Seconds; ages rest on it.
-        """
+    def __init__(self, link: SupervisorLink, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Make a queue that publishes on `link`; ages rest on `monotonic` seconds."""
         self._link = link
-        self._held = held
+        self._held: Callable[[str], int] = lambda _feature: 0
         self._monotonic = monotonic
         self._lines: dict[_LineKey, dict[str, Ticket]] = {}
         self._where: dict[str, _LineKey] = {}
@@ -105,6 +93,10 @@ class JobQueue:
         self._lines.setdefault(key, {})[dedupe] = Ticket(waiting, job, wanted)
         self._where[dedupe] = key
         self._kicked.set()
+
+    def count_held(self, held: Callable[[str], int]) -> None:
+        """Take who knows how many jobs of a feature (by its run's id) executors have claimed; without, only those on their way count."""
+        self._held = held
 
     def taken(self, dedupe: str) -> None:
         """Note that an executor has claimed the job, so that neither this copy waits nor counts as on its way."""

@@ -72,6 +72,10 @@ class Queues(Protocol):
         """Return whether this copy is still to be published."""
         ...
 
+    def count_held(self, held: Callable[[str], int]) -> None:
+        """Take who knows how many of a run's jobs executors have claimed."""
+        ...
+
     def kick(self) -> None:
         """Look at the credit now: an executor has just become free."""
         ...
@@ -108,6 +112,8 @@ class Ports:
     """Brings a landed run's commit into the user's repository; None: a CLI on the repository's host does (DECISIONS D1)."""
     observe: Callable[[RunState, AnyEvent], None] = lambda _run, _event: None
     """Told every event after it is stored, with the state after it; must not block (spans, run files)."""
+    hold: Callable[[], str] = lambda: ""
+    """Returns why no new submission is taken now, e.g. a full disk; empty: they are."""
     clock: Callable[[], float] = time.time
     """Unix seconds; said in events, never compared: a clock that jumps ends no attempt."""
     monotonic: Callable[[], float] = time.monotonic

@@ -8,7 +8,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from pydantic import BaseModel
+
+from sandbox.contract import subjects
 from sandbox.contract.agent_spec import AgentSpec
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.ids import job_id, run_id, trace_id
@@ -23,11 +27,14 @@ from supervisor.pipeline.commands import Dispatch, Join
 from supervisor.pipeline.load import default_pipeline
 from supervisor.pipeline.machine import fold
 from supervisor.pipeline.run import JobState, RunState
-from supervisor.pipeline.submit import Answer, ResumeRequest, StopRequest, SubmitReply, SubmitRequest
+from supervisor.pipeline.submit import Answer, ResumeRequest, StopRequest, SubmitReply, SubmitRequest, WhyReply, WhyRequest
+from supervisor.pipeline.survey import stage_of
 from supervisor.store.event_log import EventLog
 from tests.fakes.line_driver import a_blob, an_intent, sha
 from tests.fakes.memory_bus import MemoryBroker, MemoryExecutorLink, MemorySupervisorLink
 from tests.fakes.memory_log import MemoryEventLog
+
+ReplyT = TypeVar("ReplyT", bound=BaseModel)
 
 SPEED = 100
 WAIT_S = 10.0
@@ -66,6 +73,7 @@ class ScriptedIntake:
 
     def __init__(self) -> None:
         self.count = 0
+        self.pipeline = default_pipeline()
 
     async def accept(self, request: SubmitRequest, taken: Collection[str]) -> Accepted:
         """Return the event that opens the run."""
@@ -73,7 +81,14 @@ class ScriptedIntake:
         name = run_id(1_750_000_000_000 + self.count * 64, b"\0\0")
         same = request.model_dump(include={"repository", "parallel", "baseline", "budget_nano_usd", "warn_nano_usd", "delivery"})
         intent = an_intent(**same)
-        event = ev.RunAccepted(run_id=name, at=time.time(), intent=intent, pipeline=default_pipeline(), trace_id=trace_id(name))
+        event = ev.RunAccepted(
+            run_id=name,
+            at=time.time(),
+            intent=intent,
+            pipeline=self.pipeline,
+            trace_id=trace_id(name),
+            request_id=request.request_id,
+        )
         return Accepted(event, tuple(sorted(taken)))
 
 
@@ -92,7 +107,10 @@ class ScriptedDispatcher:
         same = command.model_dump(exclude={"feedback_from"})
         agent = AgentSpec(name=command.role, model="m", system="s", prompt="p") if command.kind == "agent" else None
         checks = () if agent else (Check(name="tests", argv=("pytest",)),)
-        spec = JobSpec(job_id=name, run_id=run.run_id, feature="f", input_pack=a_blob(), agent=agent, checks=checks, **same)
+        stage = stage_of(run.pipeline, command.stage)
+        where = stage.model_dump(include={"pool", "labels"}) if stage is not None else {}
+        more = {"run_id": run.run_id, "feature": "f", "input_pack": a_blob(), "agent": agent, "checks": checks}
+        spec = JobSpec.model_validate({"job_id": name, "priority": run.intent.priority} | more | where | same)
         ref = await self._link.put_blob(f"{name}/job-{run.seq}", spec.model_dump_json().encode())
         return ev.JobDispatched(run_id=run.run_id, at=0, job_id=name, spec=ref, **same)
 
@@ -320,6 +338,14 @@ class World:
         """Ask for a resume."""
         request = ResumeRequest(run_id=run, budget_nano_usd=budget_nano_usd)
         return Answer.model_validate_json(await self.broker.rpcs["andon.rpc.resume"](request.model_dump_json().encode()))
+
+    async def ask(self, subject: str, request: BaseModel, reply: type[ReplyT]) -> ReplyT:
+        """Ask the supervisor as a CLI does."""
+        return reply.model_validate_json(await self.broker.rpcs[subject](request.model_dump_json().encode()))
+
+    async def why(self, run: str) -> WhyReply:
+        """Ask what a run waits for."""
+        return await self.ask(subjects.RPC_WHY, WhyRequest(run_id=run), WhyReply)
 
     async def events(self, run: str) -> list[ev.AnyEvent]:
         """Return a run's log."""

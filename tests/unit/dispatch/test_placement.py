@@ -53,7 +53,8 @@ def test_the_executor_with_the_most_room_is_chosen():
         ([beat("one", arch="x"), beat("two", mem="8")], {"arch": "x", "mem": ">=4"}, "matches the labels together (one lacks mem>=4)"),
         ([beat("one", held="its disk is full"), beat("two", held="draining")], {}, "takes no jobs: one (its disk is full), two (draining)"),
         ([beat("one", slots=2, busy=2), beat("two", slots=3, busy=3)], {}, "all 5 slots of pool default are busy"),
-        ([beat("one", gpu="1"), beat("two", slots=9)], {"gpu": "1"}, "the one slot of pool default with its labels is busy"),
+        ([beat("one", slots=2, busy=1)], {}, "a slot of pool default is free"),
+        ([beat("one", gpu="1", busy=1), beat("two", slots=9)], {"gpu": "1"}, "the one slot of pool default with its labels is busy"),
     ],
 )
 def test_an_obstacle_is_named(executors: list[Heartbeat], labels: dict[str, str], says: str):

@@ -126,6 +126,9 @@ async def test_a_job_dispatched_but_not_published_is_published_by_the_next_super
         def kick(self) -> None:
             return
 
+        def count_held(self, _held: object) -> None:
+            return
+
         def is_waiting(self, _dedupe: str) -> bool:
             return True
 
