@@ -90,6 +90,11 @@ bench: ## measure against the goals; fails beyond them
 	@images/setup.sh dev engine images
 	@$(bin)/python -m benchmarks
 
+.PHONY: chaos
+chaos: ## break things at random, 300 times, and look at what became of the runs (ANDON_CHAOS_SEED=… again)
+	@images/setup.sh dev engine images
+	@$(bin)/python -m tests.chaos
+
 .PHONY: cassette
 cassette: ## record the shipped sample's cassette anew, from the scripted model
 	@images/setup.sh dev engine images
