@@ -13,7 +13,16 @@ from typing import Literal
 from sandbox.contract.ids import RUN_ID_CHARS, attempt_path, span_id
 from sandbox.contract.release import RELEASE
 from sandbox.contract.subjects import pool_of_ack
-from sandbox.contract.wire import PROTOCOL_VERSION, BudgetReply, BudgetRequest, ClaimReply, ClaimRequest, JoinReply, JoinRequest
+from sandbox.contract.wire import (
+    LEASE_DOUBT_S,
+    PROTOCOL_VERSION,
+    BudgetReply,
+    BudgetRequest,
+    ClaimReply,
+    ClaimRequest,
+    JoinReply,
+    JoinRequest,
+)
 from supervisor.orchestrator.actor import RunActor
 from supervisor.orchestrator.effects import copy_name, end_as_lost
 from supervisor.orchestrator.ports import Ports
@@ -36,11 +45,11 @@ def sha256_of(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, is_token_known: bool) -> Decision:
+def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, is_token_known: bool, held_s: float = 0.0) -> Decision:
     """Decide one claim.
 
     again: the current attempt is this executor's, the same answer again. takeover: this executor holds the current attempt but has
-    lost it (restarted, or its lease ran out): that one has ended. gone: not to be worked on (now), or another copy of the job is being
+    lost it (restarted), or another one was handed the job because the lease ran out: that attempt has ended. gone: not to be worked on (now), or another copy of the job is being
     worked on: this copy is taken from the bus.
 
     Args:
@@ -48,6 +57,7 @@ def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, is_token_
         job: The claimed job.
         request: Who asks, with the token of an attempt it goes on with, if any.
         is_token_known: Whether the current attempt's token is still in this process, so that a lost answer can be repeated.
+        held_s: How long the current attempt has been held, as far as this process knows.
     """
     current = job.current
     if request.token is not None:
@@ -58,7 +68,9 @@ def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, is_token_
         if not _is_same_copy(current.ack_subject, request.ack_subject):
             return "gone"
         if current.executor != request.executor:
-            return "busy"
+            # The broker hands a job out again only when nobody renewed its lease; whoever still works stands still by now, and will ask
+            # before it goes on. An executor that was killed between its grant and its first note does not even know that it had it.
+            return "takeover" if held_s >= LEASE_DOUBT_S else "busy"
         return "again" if is_token_known and current.ack_subject == request.ack_subject else "takeover"
     if may_claim(run, job):
         return "grant"
@@ -123,11 +135,11 @@ class Desk:
             job = actor.state.jobs[request.job_id]
             held = actor.tokens.get(job.job_id)
             is_known = held is not None and job.current is not None and held[0] == job.current.attempt
-            match rule_claim(actor.state, job, request, is_token_known=is_known):
+            match rule_claim(actor.state, job, request, is_token_known=is_known, held_s=actor.held_s(job)):
                 case "again":
                     return self._granted(actor, job, request.token or (held[1] if held else ""))
                 case "takeover":
-                    await end_as_lost(actor, job.job_id, len(job.attempts), f"executor {request.executor} came back without it")
+                    await end_as_lost(actor, job.job_id, len(job.attempts), _why_lost(job, request))
                 case "grant":
                     reply = await self._grant(actor, request)
                     if reply is not None:
@@ -201,6 +213,13 @@ class Desk:
             return BudgetReply(granted=False, remaining_nano_usd=0, reason="the run is over")
         left = max(0, actor.state.budget.remaining_nano_usd)
         return BudgetReply(granted=answers[-1].granted, remaining_nano_usd=left, reason=answers[-1].reason)
+
+
+def _why_lost(job: JobState, request: ClaimRequest) -> str:
+    holder = job.current.executor if job.current is not None else ""
+    if holder == request.executor:
+        return f"executor {holder} came back without it"
+    return f"executor {holder} did not renew its lease, and {request.executor} was handed the job"
 
 
 def _other_version(executor: str, version: int) -> str:

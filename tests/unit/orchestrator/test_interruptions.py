@@ -6,7 +6,7 @@ import pytest
 
 from sandbox.contract.errors import BrokerError, ConfigError, ConflictError, GitError
 from sandbox.contract.result import AttemptResult, Outcome
-from sandbox.contract.wire import ClaimReply, ClaimRequest, Delivery
+from sandbox.contract.wire import LEASE_DOUBT_S, ClaimReply, ClaimRequest, Delivery
 from supervisor.orchestrator import Orchestrator
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.run import JobState, RunState
@@ -391,3 +391,25 @@ async def test_a_log_that_cannot_be_written_for_a_while_only_delays():
     log = await world.events(run)
     judged = [event.job_id for event in log if isinstance(event, ev.JobJudged)]
     assert len(judged) == len(set(judged)) == len(state.jobs)
+
+
+@pytest.mark.parametrize(("held_s", "decision"), [(LEASE_DOUBT_S - 1, "busy"), (LEASE_DOUBT_S, "granted")])
+async def test_a_job_that_is_handed_out_again_after_its_lease_is_the_next_executors(held_s: float, decision: str):
+    """An executor that was killed right after its grant lives again and knows nothing of it: without this nobody would have the job."""
+    clock = [1000.0]
+    replies: list[ClaimReply] = []
+
+    async def forgets(worker: Worker, delivery: Delivery, reply: ClaimReply) -> AttemptResult | None:
+        if not replies:
+            assert world.broker.desk is not None
+            clock[0] += held_s
+            same = {"job_id": delivery.job.job_id, "ack_subject": delivery.ack_subject}
+            replies.append(await world.broker.desk.claim(ClaimRequest(executor="host-9", **same)))
+        return a_result(worker, delivery, reply)
+
+    async with a_world() as world, world.supervisor(monotonic=lambda: clock[0]), world.worker(forgets):
+        await world.submit()
+        await wait_until(lambda: bool(replies), "the second executor is answered")
+
+    assert replies[0].decision == decision
+    assert (replies[0].attempt == 2) is (decision == "granted")
