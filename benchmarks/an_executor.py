@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sandbox.contract.blob import BlobRef
+from sandbox.contract.blob import BlobRef, input_bucket
 from sandbox.contract.ids import attempt_path, job_id, run_id, span_id, trace_id
 from sandbox.contract.job import Check, JobSpec
 from sandbox.contract.result import AttemptResult
@@ -65,7 +65,7 @@ async def an_executor(docker_url: str) -> AsyncIterator[AnExecutor]:
         try:
             async with MemorySupervisorLink.connect(broker) as supervisor, MemoryExecutorLink.connect(broker, _NAME) as link:
                 mirror = await Mirror.open(config.state / "mirror.git")
-                pack = await supervisor.put_blob("base", taken.pack)
+                pack = await supervisor.put_blob("base", taken.pack, input_bucket("default"))
                 yield AnExecutor(_host(config, link, mirror, runtime, slots), _job(taken.commit, pack))
         finally:
             slots.close()

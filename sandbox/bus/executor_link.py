@@ -47,7 +47,7 @@ class NatsExecutorLink:
         self._connection = connection
         self._executor = credentials.executor
         self._pools = credentials.pools
-        self._readable = {"IN", *map(input_bucket, credentials.pools)}
+        self._readable = frozenset(map(input_bucket, credentials.pools))
 
     @classmethod
     @asynccontextmanager

@@ -20,7 +20,7 @@ from sandbox.bus.unclaimed import Unclaimed
 from sandbox.contract import subjects
 from sandbox.contract.blob import BlobRef, Bucket, input_bucket
 from sandbox.contract.credentials import FLEET, SupervisorCredentials
-from sandbox.contract.errors import BrokerError, Rejected
+from sandbox.contract.errors import BrokerError, BrokerRefused, Rejected
 from sandbox.contract.job import JobSpec
 from sandbox.contract.result import AttemptResult
 from sandbox.contract.wire import (
@@ -78,8 +78,11 @@ class NatsSupervisorLink:
             connect_s: How long the first connect may take.
 
         Raises:
-            BrokerError: Nobody is there, the key is refused, or the broker cannot give what is needed.
+            BrokerRefused: The broker does not know the key, or it is a client's.
+            BrokerError: Nobody is there, or the broker cannot give what is needed.
         """
+        if credentials.client is not None:
+            raise BrokerRefused(f"the key of {credentials.client} is a client's: it may ask a supervisor, not be one")
         async with (
             Connection.open(credentials, name=FLEET, inbox=FLEET, connect_s=connect_s) as connection,
             AsyncExitStack() as served,

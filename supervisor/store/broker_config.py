@@ -210,7 +210,7 @@ def executor_entry(user: ExecutorUser) -> str:
         subjects.telemetry(user.name),
         subjects.progress(user.name),
         subjects.life_sign(user.name),
-        *(f"$JS.API.DIRECT.GET.OBJ_{bucket}" for bucket in ("IN", *map(input_bucket, user.pools))),
+        *(f"$JS.API.DIRECT.GET.OBJ_{bucket}" for bucket in map(input_bucket, user.pools)),
         "$O.OUT.C.>",
         "$O.OUT.M.>",
     ]

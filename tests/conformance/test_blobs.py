@@ -75,7 +75,7 @@ async def test_the_same_object_may_be_put_again(wire: Wire) -> None:
         assert await executor.get_blob(once) == b"data"
 
 
-@pytest.mark.parametrize("bucket", ["OUT", input_bucket("gpu"), input_bucket("never-used")])
+@pytest.mark.parametrize("bucket", ["IN", "OUT", input_bucket("gpu"), input_bucket("never-used")])
 async def test_an_executor_reads_only_what_its_pools_jobs_read(wire: Wire, bucket: str) -> None:
     """Results of others and inputs of other pools are not an executor's business (DECISIONS D3)."""
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor, wire.executor("ex2", ("gpu",)) as gpu:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.job import JobSpec
 from sandbox.contract.result import AttemptResult, Outcome
-from sandbox.contract.wire import BudgetReply, BudgetRequest, ClaimReply, ClaimRequest, Heartbeat, Progress
+from sandbox.contract.wire import BudgetReply, BudgetRequest, ClaimReply, ClaimRequest, Heartbeat, JoinRequest, Progress
 from supervisor.pipeline.events import AnyEvent, StopRequested
 
 T = TypeVar("T")
@@ -50,6 +50,11 @@ def a_result(executor: str = "ex1", stage: str = "spec", **changes: Any) -> Atte
         "ended_at": 2.0,
     }
     return AttemptResult(**(values | changes))
+
+
+def a_join(executor: str = "ex1", **changes: Any) -> JoinRequest:
+    """Return the introduction of an executor with one slot."""
+    return JoinRequest(**({"executor": executor, "release": "0", "pools": ("default",), "slots": 1} | changes))
 
 
 def a_claim(ack_subject: str, executor: str = "ex1", **changes: Any) -> ClaimRequest:

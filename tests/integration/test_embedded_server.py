@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.bus import Connection, NatsExecutorLink, NatsSupervisorLink
+from sandbox.contract.blob import input_bucket
 from sandbox.contract.credentials import SupervisorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError, BrokerRefused, ConfigError, ConflictError
 from supervisor.store.embedded import RESTARTS_MAX, EmbeddedBroker, find_server, supervisor_file
@@ -84,7 +85,7 @@ async def test_a_restart_keeps_port_keys_and_data(tmp_path: Path) -> None:
         async with NatsSupervisorLink.connect(before) as link:
             await link.publish_job(a_job(), "d1")
             await JetStreamEventLog(link.connection).append(an_event(7), 0)
-            ref = await link.put_blob(f"{RUN}/in", b"data")
+            ref = await link.put_blob(f"{RUN}/in", b"data", input_bucket("default"))
 
     async with EmbeddedBroker.run(tmp_path / "nats") as broker:
         assert broker.supervisor == before == read_credentials(supervisor_file(tmp_path / "nats"), SupervisorCredentials)
@@ -113,7 +114,7 @@ async def test_a_killed_server_comes_back_and_its_clients_with_it(tmp_path: Path
         async with NatsSupervisorLink.connect(broker.supervisor) as link, NatsExecutorLink.connect(executor) as worker:
             log = JetStreamEventLog(link.connection)
             seq = await log.append(an_event(1), 0)
-            ref = await link.put_blob(f"{RUN}/in", b"data")
+            ref = await link.put_blob(f"{RUN}/in", b"data", input_bucket("default"))
             await link.publish_job(a_job("held"), "d1")
             held = await worker.next_job(5)
             assert held is not None

@@ -1,6 +1,7 @@
 """What an executor may and may not do to the broker (NATS.md §8, ABUSE N01 to N09): each refusal beside its control.
 
-The attacker is a process with a real executor key that speaks the protocol directly, not our link.
+The attacker is a process with a real executor key that speaks the protocol directly, not our link, over TLS as from another
+host. What clients may do is in `test_nats_clients.py`.
 """
 
 import asyncio
@@ -14,13 +15,30 @@ import pytest
 
 from sandbox.bus import Connection, NatsExecutorLink, NatsSupervisorLink, Subscription, public_key
 from sandbox.contract import subjects
+from sandbox.contract.blob import input_bucket
 from sandbox.contract.credentials import ExecutorCredentials
 from sandbox.contract.errors import BrokerError, Rejected
 from supervisor.store.embedded import EmbeddedBroker
 from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.listen import Listen
 from tests.fakes.paper_desk import PaperDesk
-from tests.fakes.wire_data import RUN, a_claim, a_heartbeat, a_job, a_result, an_event, grant, opened, pay, take
+from tests.fakes.wire_data import (
+    RUN,
+    a_claim,
+    a_heartbeat,
+    a_job,
+    a_join,
+    a_progress,
+    a_reservation,
+    a_result,
+    an_event,
+    grant,
+    opened,
+    pay,
+    take,
+)
 
+INPUT = input_bucket("default")
 DENIED_S = 0.4
 """A denied publish is not answered at all; an allowed one is in a few milliseconds."""
 
@@ -45,8 +63,12 @@ class Site:
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(EmbeddedBroker.run(tmp_path / "nats"))
+        broker = await stack.enter_async_context(
+            EmbeddedBroker.run(tmp_path / "nats", listen=Listen(host="0.0.0.0", advertise="localhost"))
+        )
         supervisor = await stack.enter_async_context(NatsSupervisorLink.connect(broker.supervisor, pools=("default", "gpu")))
+        for name, pools in (("ex1", ("default",)), ("ex2", ("gpu",))):
+            await supervisor.admit(name, pools)
         own = await broker.add_executor("ex1", ("default",))
         ex1 = await stack.enter_async_context(NatsExecutorLink.connect(own))
         ex2 = await stack.enter_async_context(NatsExecutorLink.connect(await broker.add_executor("ex2", ("gpu",))))
@@ -57,10 +79,15 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 async def test_an_executor_does_its_work_with_its_own_rights(site: Site) -> None:
     """The control for everything below: all an executor needs is allowed."""
     await site.supervisor.serve(PaperDesk(grant, pay), {})
+    assert (await site.ex1.join(a_join())).accepted
+    given = await site.supervisor.put_blob(f"{RUN}/in", b"input", INPUT)
     await site.supervisor.publish_job(a_job(), "d1")
 
     delivery = await site.ex1.next_job(5)
     assert delivery is not None
+    assert (await site.ex1.claim(a_claim(delivery.ack_subject))).decision == "granted"
+    assert (await site.ex1.budget(a_reservation())).granted
+    assert await site.ex1.get_blob(given) == b"input"
     await site.ex1.in_progress(delivery.ack_subject)
     ref = await site.ex1.put_blob(f"{RUN}/out", b"data")
     await site.ex1.publish_result(a_result())
@@ -77,22 +104,31 @@ async def test_an_executor_does_its_work_with_its_own_rights(site: Site) -> None
     ("subject", "payload"),
     [
         ("andon.job.default", "{}"),
+        ("andon.job.default@ex1", "{}"),
         ("andon.job.gpu", "{}"),
         ("andon.ev.0123456789", "{}"),
         ("andon.res.ex2.done", "{}"),
         ("andon.log.ex2.job", "{}"),
         ("andon.tel.ex2", "{}"),
         ("andon.progress.ex2", "{}"),
+        ("andon.rpc.join.ex2", "{}"),
         ("andon.rpc.claim.ex2", "{}"),
         ("andon.rpc.budget.ex2", "{}"),
         ("andon.rpc.intent", "{}"),
         ("andon.rpc.stop", "{}"),
+        ("andon.rpc.resume", "{}"),
+        ("andon.rpc.answer", "{}"),
+        ("andon.rpc.why", "{}"),
+        ("andon.rpc.delivered", "{}"),
         ("andon.ctl.ex2.cancel", "{}"),
+        ("andon.ctl.all.drain", "{}"),
         ("$KV.EXECUTORS.ex2", "{}"),
         ("$KV.LEASES.supervisor", "{}"),
         ("$O.IN.C.abc", "{}"),
         ("$O.IN.M.abc", "{}"),
+        ("$O.IN_default.C.abc", "{}"),
         ("$JS.ACK.JOBS.gpu.1.1.1.1.0", "+TERM"),
+        ("$JS.ACK.JOBS.default@ex2.1.1.1.1.0", "+TERM"),
         ("$JS.ACK.RESULTS.sup.1.1.1.1.0", "+TERM"),
         ("$JS.API.INFO", ""),
         ("$JS.API.STREAM.INFO.JOBS", ""),
@@ -103,10 +139,17 @@ async def test_an_executor_does_its_work_with_its_own_rights(site: Site) -> None
         ("$JS.API.CONSUMER.CREATE.JOBS", "{}"),
         ("$JS.API.CONSUMER.DELETE.JOBS.default", ""),
         ("$JS.API.CONSUMER.MSG.NEXT.JOBS.gpu", "1"),
+        ("$JS.API.CONSUMER.MSG.NEXT.JOBS.gpu@ex2", "1"),
+        ("$JS.API.CONSUMER.MSG.NEXT.JOBS.default@ex2", "1"),
         ("$JS.API.CONSUMER.MSG.NEXT.RESULTS.sup", "1"),
+        ("$JS.API.DIRECT.GET.OBJ_IN", '{"seq":1}'),
+        ("$JS.API.DIRECT.GET.OBJ_IN_gpu", '{"seq":1}'),
+        ("$JS.API.DIRECT.GET.KV_LEASES", '{"seq":1}'),
         ("$JS.API.DIRECT.GET.OBJ_OUT", '{"seq":1}'),
         ("$JS.API.DIRECT.GET.EVENTS", '{"seq":1}'),
         ("$SYS.REQ.SERVER.PING", ""),
+        ("$SYS.REQ.SERVER.x.RELOAD", ""),
+        ("_INBOX_ex2.x", "{}"),
     ],
 )
 async def test_an_executor_may_not_publish_elsewhere(site: Site, subject: str, payload: str) -> None:
@@ -133,6 +176,7 @@ async def test_an_executor_may_not_publish_elsewhere(site: Site, subject: str, p
         "_R_.>",
         "andon.>",
         "andon.ctl.ex2.>",
+        "andon.progress.*",
         "andon.job.*",
         "andon.ev.*",
         "andon.rpc.claim.*",
@@ -154,21 +198,24 @@ async def test_an_executor_may_not_listen_elsewhere(site: Site, subject: str) ->
         await site.supervisor.cancel("ex2", f"{RUN}-spec-1", "")
         await JetStreamEventLog(site.fleet).append(an_event(), 0)
         await site.supervisor.put_blob(f"{RUN}/in", b"data")
+        await site.ex2.publish_progress(a_progress("ex2"))
 
         assert await overheard.next(0.2) is None
 
 
-@pytest.mark.parametrize("target", ["andon.job.default", "andon.job.gpu", "andon.res.ex2.done", "andon.ev.0123456789"])
+@pytest.mark.parametrize(
+    "target", ["andon.job.default", "andon.job.default@ex1", "andon.job.gpu", "andon.res.ex2.done", "andon.ev.0123456789"]
+)
 async def test_a_reply_subject_cannot_carry_a_message_into_a_stream(site: Site, target: str) -> None:
     """Reply subjects are not permission-checked; the account boundary is what keeps the answers out (measured: NATS.md §8)."""
     await site.supervisor.publish_job(a_job(), "d1")
-    ref = await site.supervisor.put_blob(f"{RUN}/in", b"data")
+    ref = await site.supervisor.put_blob(f"{RUN}/in", b"data", INPUT)
     before = {name: await _messages(site, name) for name in ("JOBS", "RESULTS", "EVENTS")}
 
     await site.attacker.publish("andon.res.ex1.done", b"{}", reply=target)
     await site.attacker.publish("$KV.EXECUTORS.ex1", b"{}", reply=target)
     await site.attacker.publish("$O.OUT.C.abc", b"{}", reply=target)
-    await site.attacker.publish("$JS.API.DIRECT.GET.OBJ_IN", b'{"seq":1}', reply=target)
+    await site.attacker.publish("$JS.API.DIRECT.GET.OBJ_IN_default", b'{"seq":1}', reply=target)
     await site.attacker.publish("$JS.API.CONSUMER.MSG.NEXT.JOBS.default", b"1", reply=target)
     assert await site.ex1.get_blob(ref) == b"data"  # a round trip on the same broker: the above is through
     await asyncio.sleep(0.1)
@@ -225,6 +272,48 @@ async def test_a_life_sign_in_anothers_name_is_not_listed(site: Site) -> None:
     assert await site.supervisor.executors() == []
 
 
+async def test_an_executor_cannot_fill_shared_storage(site: Site) -> None:
+    """What all executors write to has a bound in bytes of its own; at it a flood is refused, and jobs, events and inputs go on."""
+    config = (await site.fleet.api("STREAM.INFO.OBJ_OUT"))["config"]
+    assert config["max_bytes"] == 8 << 30
+    await site.fleet.api("STREAM.UPDATE.OBJ_OUT", config | {"max_bytes": 4 << 20})  # the same bound, within a test's reach
+
+    with pytest.raises(BrokerError, match="maximum bytes"):
+        await site.ex1.put_blob(f"{RUN}/flood", bytes(5 << 20))
+
+    assert (await site.fleet.api("STREAM.INFO.OBJ_OUT"))["state"]["bytes"] <= 4 << 20
+    await JetStreamEventLog(site.fleet).append(an_event(), 0)
+    await site.supervisor.publish_job(a_job(pool="gpu"), "d1")
+    await site.supervisor.put_blob(f"{RUN}/in", b"data", INPUT)
+    assert await site.ex2.next_job(5) is not None
+    await site.ex2.publish_result(a_result("ex2"))
+
+
+async def test_whatever_an_executor_may_write_is_bounded(site: Site) -> None:
+    """Every stream its key reaches keeps a bounded number of bytes, all of them reserved in the broker's store."""
+    bounds = {name: (await site.fleet.api(f"STREAM.INFO.{name}"))["config"]["max_bytes"] for name in _WRITABLE}
+    account = await site.fleet.api("INFO")
+
+    assert all(0 < bound <= 8 << 30 for bound in bounds.values())
+    assert sum(bound for name, bound in bounds.items() if not name.startswith("KV_")) <= account["reserved_storage"] < 1 << 40
+
+
+async def test_a_flood_of_results_pushes_out_its_own(site: Site) -> None:
+    """An executor's results are bounded by number too; another's stay."""
+    await site.ex2.publish_result(a_result("ex2"))
+    config = (await site.fleet.api("STREAM.INFO.RESULTS"))["config"]
+    assert config["max_msgs_per_subject"] == 1000
+
+    for number in range(1010):
+        await site.attacker.publish("andon.res.ex1.done", str(number).encode())
+    await site.attacker.store("andon.res.ex1.done", b"last")
+
+    assert await _messages(site, "RESULTS") == 1001
+    async with opened(site.supervisor.results()) as results:
+        [stored] = await take(results, 1)
+    assert stored.result == a_result("ex2")
+
+
 async def test_a_broken_record_in_the_store_is_refused(site: Site) -> None:
     """Whatever an executor writes under an object's name, the supervisor gets the announced bytes or none."""
     ref = await site.ex1.put_blob(f"{RUN}/out", b"data")
@@ -246,7 +335,7 @@ async def test_a_malformed_request_is_answered_and_hurts_nobody(site: Site) -> N
     """Rubbish on its own claim subject gets an error; the next claim is served."""
     await site.supervisor.serve(PaperDesk(grant, pay), {})
 
-    for subject in ("andon.rpc.claim.ex1", "andon.rpc.budget.ex1"):
+    for subject in ("andon.rpc.join.ex1", "andon.rpc.claim.ex1", "andon.rpc.budget.ex1"):
         for payload in (b"", b"\xff", b"{}", b"[" * 1000):
             answer = await site.attacker.request(subject, payload)
             assert "malformed" in answer.headers["Andon-Error"]
@@ -278,7 +367,8 @@ async def test_an_observer_looks_and_does_not_touch(site: Site) -> None:
 async def test_a_stranger_is_not_let_in(site: Site, tmp_path: Path) -> None:
     """A key the broker does not know is refused at once; loopback is no excuse."""
     async with EmbeddedBroker.run(tmp_path / "elsewhere") as elsewhere:
-        stranger = (await elsewhere.add_executor("ex1")).model_copy(update={"url": site.broker.url})
+        where = {"url": site.broker.url, "ca": site.attacker_credentials.ca}
+        stranger = (await elsewhere.add_executor("ex1")).model_copy(update=where)
 
     began = asyncio.get_running_loop().time()
     with pytest.raises(BrokerError, match=r"(?i)authorization"):
@@ -322,7 +412,8 @@ async def _is_told(notices: Subscription, subject: str, key: str) -> bool:
     return False
 
 
-_STREAMS = ("JOBS", "RESULTS", "EVENTS", "LOGS", "TEL", "KV_EXECUTORS", "KV_LEASES", "OBJ_IN", "OBJ_OUT")
+_STREAMS = ("JOBS", "RESULTS", "EVENTS", "LOGS", "TEL", "KV_EXECUTORS", "KV_LEASES", "OBJ_IN", "OBJ_IN_default", "OBJ_IN_gpu", "OBJ_OUT")
+_WRITABLE = ("RESULTS", "LOGS", "TEL", "KV_EXECUTORS", "OBJ_OUT")
 
 
 async def _messages(site: Site, stream: str) -> int:
