@@ -29,6 +29,7 @@ COMMANDS = {
     "diff": "Show what a run changed.",
     "apply": "Make the branch of a landed run in its repository.",
     "stop": "Stop a run; everything written is kept.",
+    "salvage": "Show work that did not land, and bring it back.",
     "doctor": "Check what Andon needs on this host.",
     "up": "Start the embedded stack and keep it running.",
     "down": "Stop the embedded stack.",
