@@ -203,6 +203,7 @@ async def exporter(environment: Mapping[str, str]) -> AsyncIterator[Callable[[by
     if url is None:
         yield None
         return
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each export would hide the supervisor's own
     queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_PAYLOADS_MAX)
 
     def offer(request: bytes) -> None:
