@@ -8,7 +8,7 @@ import sys
 
 from sandbox.contract.errors import AndonError
 from sandbox.log import log_to_stderr
-from supervisor.bootstrap import supervise
+from supervisor.bootstrap.supervise import supervise
 from supervisor.config import load
 
 

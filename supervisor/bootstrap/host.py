@@ -63,9 +63,11 @@ def _exposed(running: stack.StackFile) -> str:
     if Listen.parse(running.listen).is_loopback:
         return f"\n\n{running.listen} is this host alone; 0.0.0.0:PORT serves other hosts too"
     return (
-        f"\n\nOther hosts reach one port: the broker, {running.others_url}, listening on {running.listen}, with TLS."
-        "\nNobody gets in without a file of: andon fleet add NAME. Whoever has an executor's file is given the code and the tasks of its"
-        "\npools' jobs; whoever has a client's file may spend this fleet's budget. Keys of the provider stay with each executor."
+        f"\n\nOther hosts reach one port: the broker, {running.others_url},"
+        f"\nlistening on {running.listen}, with TLS. Nobody gets in without a file of:"
+        "\nandon fleet add NAME. An executor's file shows the code and the tasks of its"
+        "\npools' jobs; a client's file may spend this fleet's budget. Keys of the"
+        "\nprovider stay with each executor."
     )
 
 

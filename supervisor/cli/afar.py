@@ -6,7 +6,7 @@ Not responsible for runs of the embedded stack, whose supervisor writes the file
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from sandbox.contract.release import RELEASE
 from sandbox.contract.wire import Progress
@@ -69,21 +69,29 @@ async def _refresh(app: App, stale: list[RunFiles]) -> None:
 
 
 async def _files_afar(app: App, given: str | None, *, logs: bool) -> RunFiles:
-    config = app.config()
-    state = StateDirectory.open(config.state_directory)
+    async with run_at_hand(app, given, logs=logs) as (_, files):
+        return files
+
+
+@asynccontextmanager
+async def run_at_hand(app: App, given: str | None, *, logs: bool = False) -> AsyncIterator[tuple[Client | None, RunFiles]]:
+    """Reach the fleet and give it with the run's files, as `files_afar`; None if it does not answer and this host has the files."""
+    state = StateDirectory.open(app.config().state_directory)
     own = state.run_ids()
-    try:
-        async with fleet(app) as client:
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(fleet(app))
             run_id = await _resolved(client, given, own)
             files = files_of(state, run_id) if run_id in own else seen_files_of(state, run_id)
             await fetch(client, files, run_id, logs=logs)
-            return files
-    except BrokerError as error:
-        if not own:
-            raise
-        files = files_of(state, _own(given, own))
-        say(f"{error}; this is what this host knew last")
-        return files
+        except BrokerError as error:
+            if not own:
+                raise
+            files = files_of(state, _own(given, own))
+            say(f"{error}; this is what this host knew last")
+            yield None, files
+        else:
+            yield client, files
 
 
 @asynccontextmanager

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def _real_bootstrap() -> "Bootstrap":
-    from supervisor.cli.client import real_bootstrap
+    from supervisor.cli.client import RealBootstrap
 
-    return real_bootstrap()
+    return RealBootstrap()
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,41 @@ class Bootstrap(Protocol):
         ...
 
 
-def real_bootstrap() -> Bootstrap:
-    """Return the composition root, imported only now: it brings docker, nats and telemetry."""
-    from supervisor import bootstrap
+class RealBootstrap:
+    """`supervisor.bootstrap`, each part imported when it is needed: together they bring docker, git, nats and telemetry."""
 
-    return bootstrap
+    def connect(self, config: Config, say: Say) -> AbstractAsyncContextManager[Client]:
+        """Reach the fleet's supervisor, or start the embedded stack, or use the one that runs."""
+        from supervisor.bootstrap.client import connect
+
+        return connect(config, say)
+
+    def look(self, config: Config) -> AbstractAsyncContextManager[Client | None]:
+        """Reach what runs already."""
+        from supervisor.bootstrap.client import look
+
+        return look(config)
+
+    async def ensure_host(self, config: Config, say: Say) -> None:
+        """See to the container engine and the agent image."""
+        from supervisor.bootstrap.host import ensure_host
+
+        await ensure_host(config, say)
+
+    async def doctor_probes(self, config: Config) -> Sequence[Probe]:
+        """Look at everything Andon needs on this host."""
+        from supervisor.bootstrap.probes import doctor_probes
+
+        return await doctor_probes(config)
+
+    async def up(self, config: Config, say: Say) -> str:
+        """Start the embedded stack and keep it."""
+        from supervisor.bootstrap.host import up
+
+        return await up(config, say)
+
+    async def down(self, config: Config, say: Say) -> str:
+        """Stop the embedded stack."""
+        from supervisor.bootstrap.host import down
+
+        return await down(config, say)

@@ -26,7 +26,15 @@ def print_table(rows: Sequence[ExecutorRow], console: Console) -> None:
     for row in rows:
         cells = _cells(row)
         wide = [cells["release"], cells["host"]] if is_wide else []
-        shown = [cells["executor"], cells["state"], cells["busy"], cells["pools"], cells["labels"], *wide, cells["seen"]]
+        shown = [
+            cells["executor"],
+            cells["state"],
+            cells["busy"],
+            cells["pools"].replace(",", " "),
+            cells["labels"].replace(",", " "),
+            *wide,
+            cells["seen"],
+        ]
         styles = {1: _STYLES[row.standing]}
         table.add_row(*(Text(text, style=styles.get(column, "")) for column, text in enumerate(shown)))
     console.print(table)

@@ -9,6 +9,7 @@ from supervisor.cli.app import App
 from supervisor.cli.arguments import files_named, run_argument
 
 if TYPE_CHECKING:
+    from supervisor.cli.client import Client
     from supervisor.pipeline.run import RunState
     from supervisor.pipeline.submit import Reason, WhyReply
 
@@ -21,8 +22,7 @@ _MARKS = {"queued": "yellow", "running": "cyan", "waiting": "yellow", "blocked":
 @click.pass_obj
 def command(app: App, run_id: str | None, as_json: bool) -> None:
     """Say what a run waits for or does at this moment. Without RUN: the newest."""
-    run = files_named(app, run_id).run()
-    reply = asyncio.run(_reply(app, run))
+    run, reply = asyncio.run(_asked(app, run_id))
     if as_json:
         click.echo(reply.model_dump_json(include={"run_id", "state", "reasons"}, indent=2))
         return
@@ -32,24 +32,46 @@ def command(app: App, run_id: str | None, as_json: bool) -> None:
         click.echo(_line(reason, app.now(), no_color=no_color))
 
 
-async def _reply(app: App, run: "RunState") -> "WhyReply":
-    """Return the supervisor's answer, else what the files say."""
-    from supervisor.api.views import is_over
+async def _asked(app: App, given: str | None) -> "tuple[RunState, WhyReply]":
+    """Return the run and the supervisor's answer, else what the files say."""
+    from supervisor.errors import BrokerError
+
+    if app.config().is_remote:
+        from supervisor.cli.afar import run_at_hand
+
+        async with run_at_hand(app, given) as (client, files):
+            run = files.run()
+            return run, await _reply(client, run, "the fleet does not answer")
+    run = files_named(app, given).run()
+    if _needs_nobody(run):
+        return run, _without_supervisor(run, "")
+    try:
+        async with app.bootstrap().look(app.config()) as client:
+            return run, await _reply(client, run, "the stack is not running")
+    except BrokerError as error:
+        return run, _without_supervisor(run, str(error))
+
+
+async def _reply(client: "Client | None", run: "RunState", nobody: str) -> "WhyReply":
     from supervisor.errors import BrokerError, error_for
     from supervisor.pipeline.submit import WhyRequest
 
-    if is_over(run) and run.state != "waiting":
-        return _without_supervisor(run, "")
+    if client is None or _needs_nobody(run):
+        return _without_supervisor(run, nobody)
     try:
-        async with app.bootstrap().look(app.config()) as client:
-            if client is None:
-                return _without_supervisor(run, "the stack is not running")
-            reply = await client.why(WhyRequest(run_id=run.run_id))
+        reply = await client.why(WhyRequest(run_id=run.run_id))
     except BrokerError as error:
         return _without_supervisor(run, str(error))
     if reply.error:
         raise error_for(reply.exit_code, reply.error)
     return reply
+
+
+def _needs_nobody(run: "RunState") -> bool:
+    """Return whether the files say it all: nothing more happens unless a person acts, and on what is known."""
+    from supervisor.api.views import is_over
+
+    return is_over(run) and run.state != "waiting"
 
 
 def _without_supervisor(run: "RunState", problem: str) -> "WhyReply":

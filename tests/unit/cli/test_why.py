@@ -51,6 +51,17 @@ def test_a_supervisor_that_does_not_answer_is_named(andon: CommandLine) -> None:
     assert "nobody works on it now: nobody answers on andon.rpc.why; go on with" in andon("why").out
 
 
+def test_a_broker_that_does_not_answer_is_named(andon: CommandLine) -> None:
+    """A stack that is going down: still an answer, not a failure."""
+    andon.has_run(run_events.happy()[:12])
+    andon.bootstrap.look_error = BrokerError("no broker at nats://127.0.0.1:4222")
+
+    ended = andon("why")
+
+    assert ended.code == 0
+    assert "nobody works on it now: no broker at nats://127.0.0.1:4222" in ended.out
+
+
 @pytest.mark.parametrize(
     ("log", "says"),
     [
