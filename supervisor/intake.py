@@ -14,13 +14,14 @@ from sandbox.contract.tree import Tree
 from sandbox.contract.wire import SupervisorLink
 from sandbox.git import ANDON
 from sandbox.mirror import Mirror
-from supervisor.gates.spec import Spec, normalised, parse_spec
+from supervisor.gates.given import given_files, given_message
+from supervisor.gates.spec import Spec, parse_spec
 from supervisor.pipeline.definition import Pipeline, Stage
 from supervisor.pipeline.events import Intent, RunAccepted
 from supervisor.pipeline.load import default_pipeline, load_pipeline
 from supervisor.pipeline.submit import SubmitRequest
 from supervisor.stages.agents import load_agent, override_path
-from supervisor.stages.contract import scope_for, spec_path
+from supervisor.stages.contract import scope_for
 from supervisor.stages.files import text_at
 from supervisor.stages.quality import checks_for
 
@@ -158,8 +159,7 @@ class Intake:
         if request.spec_text is None:
             return None
         spec = self._check_spec(request.spec_text, "--spec")
-        files = {spec_path(pipeline, slug): normalised(spec, slug)}
-        message = f"Specification of {slug}, as given\n"
+        files, message = given_files(spec, pipeline, slug), given_message(slug)
         return await self._mirror.commit_files(request.base_commit, files, message=message, author=ANDON, committer=ANDON, at=at)
 
 

@@ -3,144 +3,155 @@
 import asyncio
 import logging
 import os
+import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from sandbox.bus import NatsSupervisorLink
 from sandbox.contract.credentials import SupervisorCredentials, read_credentials
-from sandbox.contract.errors import AndonError, UsageError
+from sandbox.contract.errors import BrokerError, BrokerRefused, UsageError
 from sandbox.contract.ids import trace_id
 from sandbox.contract.price import shipped_prices
 from sandbox.contract.release import RELEASE
-from sandbox.contract.wire import SupervisorLink
 from sandbox.mirror import Mirror
 from sandbox.telemetry import Spans
 from supervisor import delivery, stack
-from supervisor.api.run_files import RunFiles, files_of
 from supervisor.api.trace import RunTrace
 from supervisor.api.trace_sink import TraceSink, exporter, trace_ids_of
+from supervisor.bootstrap.history import keep_history
+from supervisor.bootstrap.witness import Witness
 from supervisor.briefing import Bundler
 from supervisor.config import Config, StateDirectory
 from supervisor.dispatch import Dispatcher, JobQueue
 from supervisor.gates.spec import parse_spec
 from supervisor.intake import Intake
-from supervisor.integrate import Integrator
+from supervisor.integrate import Integrator, Restorer
 from supervisor.orchestrator import Orchestrator, Ports
-from supervisor.pipeline.events import AnyEvent, AttemptEnded
-from supervisor.pipeline.run import FINAL, RunState
-from supervisor.store.event_log import EventLog
+from supervisor.pipeline.run import RunState
+from supervisor.store.event_log import EventLog, StaleWriter
+from supervisor.store.fenced import FencedLog
 from supervisor.store.jetstream import JetStreamEventLog
 from supervisor.store.lease import Leadership
 
 log = logging.getLogger(__name__)
 
-LOGS_QUEUE_MAX = 1_000
 PRESENCE_EVERY_S = 0.2
+STAND_BY_S = 0.5
+"""Before a supervisor that lost its lease, or its broker, stands by again."""
+
+Export = Callable[[bytes], None] | None
 
 
 async def supervise(config: Config, environment: Mapping[str, str], *, embedded: bool) -> None:
-    """Lead when nobody else does, and serve until cancelled.
+    """Stand by, lead when nobody else does, and stand by again when the lease is lost; until cancelled.
 
     Raises:
         UsageError: No broker or credentials are configured.
-        BrokerError: The broker does not answer at the start, or is gone for good.
+        BrokerError: The broker does not answer at the start, refuses our key, or is gone for good.
     """
     if config.nats_url is None or config.nats_creds is None:
         raise UsageError("a supervisor needs NATS_URL and NATS_CREDS")
     credentials = read_credentials(config.nats_creds, SupervisorCredentials).model_copy(update={"url": config.nats_url})
     state = StateDirectory.open(config.state_directory)
-    mirror = await Mirror.open(state.mirror)
-    owner = f"{socket.gethostname()}-{os.getpid()}"
-    async with (
-        NatsSupervisorLink.connect(credentials) as link,
-        Leadership.hold(link.connection, owner) as lead,
-        exporter(environment) as export,
-    ):
-        sink = TraceSink(lambda run_id: state.run(run_id) / "trace.otlp.jsonl", export)
-        witness = Witness(state, link, RunTrace(Spans("andon-sup", RELEASE, {"host.name": socket.gethostname()}), sink.store))
-        events = JetStreamEventLog(link.connection)
-        await _mend_files(state, events)
-        orchestrator = Orchestrator(_ports(config, events, link, mirror, witness, embedded=embedded))
+    place = _Place(config, state, await Mirror.open(state.mirror), embedded=embedded)
+    async with exporter(environment) as export:
+        has_led = False
+        while True:
+            try:
+                # A connection for each term: whatever this process still serves, or is about to send, as a leader ends with it.
+                async with NatsSupervisorLink.connect(credentials) as link, Leadership.hold(link.connection, place.owner) as lead:
+                    has_led = True
+                    await _lead(place, link, lead, export)
+            except BrokerError as error:
+                if not has_led or isinstance(error, BrokerRefused):
+                    raise
+                log.warning("the broker is away: %s", error)
+            await asyncio.sleep(STAND_BY_S)
+
+
+class _Place:
+    """What stays the same from term to term."""
+
+    def __init__(self, config: Config, state: StateDirectory, mirror: Mirror, *, embedded: bool) -> None:
+        self.config = config
+        self.state = state
+        self.mirror = mirror
+        self.embedded = embedded
+        self.owner = f"{socket.gethostname()}-{os.getpid()}"
+
+    def hold(self) -> str:
+        """Return why no new run is taken: the disk is below its floor; empty if it is not."""
+        floor_mib = self.config.disk_floor_mib
+        try:
+            left_mib = shutil.disk_usage(self.state.root).free >> 20
+        except OSError as error:
+            return f"the supervisor's disk cannot be looked at: {error.strerror}"
+        if left_mib >= floor_mib:
+            return ""
+        return f"the supervisor's disk has {left_mib} MiB left, below its floor of {floor_mib} MiB (ANDON_DISK_FLOOR_MIB); free some"
+
+
+async def _lead(place: _Place, link: NatsSupervisorLink, lead: Leadership, export: Export) -> None:
+    """Serve as the leader until the lease is lost or another supervisor wrote; everything begun here has ended when it returns.
+
+    Raises:
+        BrokerError: The connection is gone for good.
+    """
+    state = place.state
+    sink = TraceSink(lambda run_id: state.run(run_id) / "trace.otlp.jsonl", export)
+    events = FencedLog(JetStreamEventLog(link.connection), lambda: lead.is_held)
+    trace = RunTrace(Spans("andon-sup", RELEASE, {"host.name": socket.gethostname()}), sink.store)
+    witness = Witness(state, link, trace, events)
+    orchestrator = Orchestrator(_ports(place, events, link, witness))
+    try:
         async with asyncio.TaskGroup() as tasks:
             serving = [
                 tasks.create_task(orchestrator.run()),
-                tasks.create_task(_keep_spans(state, link, sink)),
+                tasks.create_task(witness.mend()),
                 tasks.create_task(witness.write_logs()),
-                tasks.create_task(_be_present(state, orchestrator) if embedded else asyncio.sleep(0)),
+                tasks.create_task(_keep_spans(state, link, sink)),
+                tasks.create_task(keep_history(place.config, link.connection)),
+                tasks.create_task(_be_present(state, orchestrator) if place.embedded else asyncio.sleep(0)),
             ]
             reason = await lead.wait_lost()
-            log.warning("leadership is lost: %s", reason)
+            log.warning("leadership is lost, standing by: %s", reason)
             for task in serving:
                 task.cancel()
+    except* StaleWriter as stale:
+        log.warning("another supervisor writes the log, standing by: %s", _first(stale))
+    except* BrokerError as away:
+        raise BrokerError(str(_first(away))) from away
 
 
-def _ports(config: Config, events: EventLog, link: NatsSupervisorLink, mirror: Mirror, witness: "Witness", *, embedded: bool) -> Ports:
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+def _ports(place: _Place, events: EventLog, link: NatsSupervisorLink, witness: Witness) -> Ports:
+    mirror, models = place.mirror, place.config.models
+
     async def deliver(run: RunState) -> None:
         if run.landed_commit is None:
             return
         bundle = await mirror.bundle_of(run.landed_commit, run.intent.base_commit)
         await delivery.deliver(Path(run.intent.repository), run.branch, run.landed_commit, run.intent.base_commit, bundle)
 
+    integrator = Integrator(mirror, link)
     return Ports(
         log=events,
         link=link,
-        intake=Intake(mirror, link, shipped_prices(), models=config.models, check_spec=parse_spec),
-        dispatcher=Dispatcher(mirror, link, Bundler(mirror, link), models=config.models),
+        intake=Intake(mirror, link, shipped_prices(), models=models, check_spec=parse_spec),
+        dispatcher=Dispatcher(mirror, link, Bundler(mirror, link), models=models),
         queue=JobQueue(link),
-        integrator=Integrator(mirror, link),
-        deliver=deliver if embedded else None,
+        integrator=integrator,
+        deliver=deliver if place.embedded else None,
         observe=witness.observe,
+        restore=Restorer(mirror, link, integrator, events.read).ensure,
+        hold=place.hold,
     )
-
-
-async def _mend_files(state: StateDirectory, events: EventLog) -> None:
-    """Bring the files of runs that are not over up to the log: a supervisor may have died between the two."""
-    for run_id in await events.runs():
-        files = files_of(state, run_id)
-        known = files.result()
-        if known is None or known.state not in FINAL:
-            files.rewrite(await events.read(run_id))
-
-
-class Witness:
-    """Writes what a run's events say to its files and its trace; told of every event after it is stored."""
-
-    def __init__(self, state: StateDirectory, link: SupervisorLink, trace: RunTrace) -> None:
-        self._state = state
-        self._link = link
-        self._trace = trace
-        self._files: dict[str, RunFiles] = {}
-        self._logs: asyncio.Queue[AttemptEnded] = asyncio.Queue(LOGS_QUEUE_MAX)
-
-    def observe(self, run: RunState, event: AnyEvent) -> None:
-        """Take one event; a disk that is full must not stop a run, which the log already holds."""
-        try:
-            files = self._files.setdefault(run.run_id, files_of(self._state, run.run_id))
-            files.append([event])
-            self._trace.follow(run, event)
-            if run.exit_code is not None:
-                files.write_result(run)
-        except OSError as error:
-            log.warning("files of run %s cannot be written: %s", run.run_id, error)
-        if isinstance(event, AttemptEnded) and event.log is not None and not self._logs.full():
-            self._logs.put_nowait(event)
-        if run.state in FINAL and (run.state != "landed" or run.delivered):
-            self._files.pop(run.run_id, None)
-
-    async def write_logs(self) -> None:
-        """Fetch containers' logs from the object store and write them, until cancelled."""
-        while True:
-            event = await self._logs.get()
-            if event.log is None:
-                continue
-            stage, round_ = event.job_id.removeprefix(f"{event.run_id}-").rsplit("-", 1)
-            try:
-                data = await self._link.get_blob(event.log)
-                await asyncio.to_thread(files_of(self._state, event.run_id).write_log, stage, int(round_), event.attempt, data)
-            except (AndonError, OSError) as error:
-                log.warning("the log of %s is not written: %s", event.job_id, error)
 
 
 async def _keep_spans(state: StateDirectory, link: NatsSupervisorLink, sink: TraceSink) -> None:

@@ -41,6 +41,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "broker_directory": ("ANDON_BROKER_DIRECTORY",),
     "priority": ("ANDON_PRIORITY",),
     "database_url": ("ANDON_DATABASE_URL",),
+    "disk_floor_mib": ("ANDON_DISK_FLOOR_MIB",),
     "docker_host": ("DOCKER_HOST",),
     "otlp_endpoint": ("OTEL_EXPORTER_OTLP_ENDPOINT",),
     "traceparent": ("TRACEPARENT",),
@@ -125,6 +126,8 @@ class Config(Frozen):
     """Of a run's jobs; 10 is the most urgent."""
     database_url: str | None = Field(None, pattern=r"^postgres(?:ql)?(?:\+psycopg)?://", repr=False)
     """A PostgreSQL server that keeps the history; None: a file in the state directory. May hold a password: never printed."""
+    disk_floor_mib: int = Field(1024, ge=0)
+    """A supervisor whose state directory has less room takes no new runs, an executor no new jobs, until it has more; 0: always."""
     docker_host: str | None = None
     """The engine's address; None: the current context, else the default socket (DECISIONS G15)."""
     otlp_endpoint: str | None = None

@@ -4,11 +4,12 @@ The executor's commit is transport (DECISIONS D17): its tree is taken, and recor
 may be repeated after a crash and does the same: commits are made from the same bytes and times, so they have the same ids.
 """
 
+import asyncio
 import hashlib
 from functools import partial
 
 from sandbox.contract.blob import BlobRef
-from sandbox.contract.errors import ConfigError, ConflictError, Rejected
+from sandbox.contract.errors import ConfigError, ConflictError, InfrastructureError, Rejected
 from sandbox.contract.ids import attempt_path
 from sandbox.contract.interface_lock import InterfaceLock
 from sandbox.contract.job import JobSpec
@@ -81,15 +82,7 @@ class Integrator:
         Raises:
             ConflictError: The run landed another commit before.
         """
-        base = run.intent.base_commit
-        landed = await self._mirror.commit_like(
-            commit,
-            base,
-            message=await self._mirror.inspect([commit], lambda tree: landing_message(run, tree)),
-            author=Identity(name=run.intent.author_name, email=run.intent.author_email),
-            committer=ANDON,
-            at=int(max((job.judged_at or 0 for job in run.jobs.values()), default=0) or run.accepted_at),
-        )
+        base, landed = run.intent.base_commit, await self.landing_commit(run, commit)
         # One ref a run: the mirror serves many repositories, whose branches may have equal names; intake keeps open runs of one
         # repository apart, and delivery's own compare-and-swap guards the branch.
         ref = f"refs/andon/landed/{run.run_id}"
@@ -107,7 +100,34 @@ class Integrator:
             files_created=tuple(change.path for change in changes if change.old is None),
             files_modified=tuple(change.path for change in changes if change.old is not None and change.new is not None),
             files_deleted=tuple(change.path for change in changes if change.new is None),
+            bundle=await self._bundled(run, landed),
         )
+
+    async def landing_commit(self, run: RunState, commit: str) -> str:
+        """Make the one commit of `commit`'s tree on the base, the same each time."""
+        return await self._mirror.commit_like(
+            commit,
+            run.intent.base_commit,
+            message=await self._mirror.inspect([commit], lambda tree: landing_message(run, tree)),
+            author=Identity(name=run.intent.author_name, email=run.intent.author_email),
+            committer=ANDON,
+            at=int(max((job.judged_at or 0 for job in run.jobs.values()), default=0) or run.accepted_at),
+        )
+
+    async def _bundled(self, run: RunState, landed: str) -> BlobRef:
+        """Store what landed for whoever delivers it, from wherever they are."""
+        data = await self._mirror.bundle_of(landed, run.intent.base_commit)
+        digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+        return await self._link.put_blob(f"{run.run_id}/landed-{digest}", data)
+
+    async def remake(self, run: RunState, job: JobState) -> str:
+        """Return our own commit of what a judged job's last attempt wrote, made again as `judge` made it."""
+        ended = job.attempts[-1].ended
+        if ended is None or ended.result is None:
+            raise InfrastructureError(f"job {job.job_id} has a commit but no result it was made of")
+        spec = JobSpec.model_validate_json(await self._link.get_blob(job.spec))
+        result = AttemptResult.model_validate_json(await self._link.get_blob(ended.result))
+        return (await self._judge_work(run, job, spec, result))[1]
 
     async def salvage(self, run: RunState, job: JobState, result: AttemptResult) -> str | None:
         """Keep what an attempt wrote under a ref of the mirror and return it; None if it left no git bundle.

@@ -57,6 +57,8 @@ async def effect_of(actor: Actor, command: Command) -> None:
         InfrastructureError: Trying again may help.
         AndonError: It will never work.
     """
+    if isinstance(command, Dispatch | Judge | Join | Land | Deliver):
+        await actor.ports.restore(actor.state)
     match command:
         case Dispatch():
             await _record(actor, command, await actor.ports.dispatcher.prepare(actor.state, command))

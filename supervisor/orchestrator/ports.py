@@ -98,6 +98,10 @@ class Accepts(Protocol):
         ...
 
 
+async def _nothing(_run: RunState) -> None:
+    """Everything is here already."""
+
+
 @dataclass(frozen=True)
 class Ports:
     """Everything the orchestrator is given."""
@@ -112,6 +116,8 @@ class Ports:
     """Brings a landed run's commit into the user's repository; None: a CLI on the repository's host does (DECISIONS D1)."""
     observe: Callable[[RunState, AnyEvent], None] = lambda _run, _event: None
     """Told every event after it is stored, with the state after it; must not block (spans, run files)."""
+    restore: Callable[[RunState], Awaitable[None]] = field(default=_nothing)
+    """Brings a run's commits into this supervisor's mirror, where another one may have made them; before anything is done with them."""
     hold: Callable[[], str] = lambda: ""
     """Returns why no new submission is taken now, e.g. a full disk; empty: they are."""
     clock: Callable[[], float] = time.time

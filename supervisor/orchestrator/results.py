@@ -69,6 +69,7 @@ class Results:
         if result.git_bundle is None:
             return None
         try:
+            await self._ports.restore(run)
             return await self._ports.integrator.salvage(run, job, result)
         except InfrastructureError:
             raise

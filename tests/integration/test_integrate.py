@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 
 from sandbox.contract.blob import BlobRef
-from sandbox.contract.errors import ConflictError, Rejected
+from sandbox.contract.errors import ConflictError, InfrastructureError, Rejected
 from sandbox.contract.job import JobSpec, Submission
 from sandbox.contract.result import CheckReport, Finding, Outcome
 from sandbox.git import ANDON
+from sandbox.mirror import Mirror
+from supervisor.briefing import Bundler
+from supervisor.delivery import deliver
+from supervisor.dispatch import Dispatcher
+from supervisor.gates.given import given_files, given_message
+from supervisor.gates.spec import parse_spec
+from supervisor.integrate import Integrator, Restorer
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.commands import Dispatch, Join
 from supervisor.pipeline.machine import pending
@@ -378,3 +385,85 @@ async def test_siblings_that_change_one_path_cannot_be_joined(tmp_path: Path):
 
         with pytest.raises(ConflictError):
             await line.integrator.join(line.run, Join(stage="validate", round=1, base=base, commits=tuple(commits)))
+
+
+def restorer(line: PaperLine, mirror: Mirror) -> Restorer:
+    """Return what fills another supervisor's mirror from the line's log and objects."""
+    run = line.run
+    opened = ev.RunAccepted(
+        run_id=RUN, at=run.accepted_at, seq=1, intent=run.intent, pipeline=run.pipeline, trace_id=run.trace_id, request_id=run.request_id
+    )
+
+    async def read(_run_id: str) -> list[ev.AnyEvent]:
+        return [opened, *line.log]
+
+    return Restorer(mirror, line.link, Integrator(mirror, line.link), read)
+
+
+async def test_another_supervisors_mirror_gets_the_same_commits_from_the_log_and_the_objects(tmp_path: Path):
+    """After a rework and two joins, a host that never saw the run has every commit of it, and what landed."""
+    async with paper_line(tmp_path, BASE) as line:
+        run = await line.play(plays(implement={1: Work({"limits.py": WRONG})}))
+        other = await Mirror.open(tmp_path / "other.git")
+        await restorer(line, other).ensure(run)
+        assert run.landed_commit is not None
+        assert len(run.joins) == 2
+        wanted = {run.landed_commit, *run.joins.values(), *(job.commit for job in run.jobs.values() if job.commit)}
+        for commit in sorted(wanted):
+            ours, theirs = [await mirror.inspect([commit], lambda tree: dict(tree.entries())) for mirror in (line.mirror, other)]
+            assert ours == theirs
+
+
+async def test_a_line_goes_on_in_the_middle_over_another_mirror(tmp_path: Path):
+    """The supervisor that takes over judges, joins and lands what the other one began, and lands the very same commit."""
+    async with paper_line(tmp_path, BASE) as line:
+        while not any(isinstance(command, Join) for command in pending(line.run)):
+            await line.do(pending(line.run)[0], plays())
+        other = await Mirror.open(tmp_path / "other.git")
+        await restorer(line, other).ensure(line.run)
+        old, line.mirror = line.mirror, other
+        line.integrator = Integrator(other, line.link)
+        line.dispatcher = Dispatcher(other, line.link, Bundler(other, line.link))
+        run = await line.play(plays())
+
+    assert run.state == "landed"
+    assert await other.read_ref(LANDED) == run.landed_commit
+    assert await old.read_ref(LANDED) is None
+
+
+async def test_a_given_specification_is_committed_again(tmp_path: Path):
+    """It was made at intake, by no job."""
+    async with paper_line(tmp_path, BASE) as line:
+        files = given_files(parse_spec(SPEC, "--spec"), line.run.pipeline, "limits")
+        about = {"message": given_message("limits"), "author": ANDON, "committer": ANDON, "at": int(line.run.accepted_at)}
+        commit = await line.mirror.commit_files(line.run.intent.base_commit, files, **about)  # type: ignore[arg-type]
+        given = line.run.intent.model_copy(update={"given_spec": SPEC, "spec_commit": commit})
+        line.run = line.run.model_copy(update={"intent": given})
+        other = await Mirror.open(tmp_path / "other.git")
+        await restorer(line, other).ensure(line.run)
+
+        assert await other.inspect([commit], lambda tree: tree.read(SPEC_PATH)) == files[SPEC_PATH]
+
+
+async def test_work_that_is_gone_from_the_store_is_an_infrastructure_fault(tmp_path: Path):
+    """The run parks and can be resumed where the mirror is; nothing is put in the place of what is missing."""
+    async with paper_line(tmp_path, BASE) as line:
+        run = await line.play(plays())
+        broker = line.link._broker
+        for key in [key for key in broker.blobs if "work.bundle" in key[1]]:
+            del broker.blobs[key]
+        with pytest.raises(InfrastructureError):
+            await restorer(line, await Mirror.open(tmp_path / "other.git")).ensure(run)
+
+
+async def test_what_landed_is_stored_for_whoever_delivers_it(tmp_path: Path):
+    """A git bundle on the base commit, from which the user's repository takes the branch without our mirror."""
+    async with paper_line(tmp_path, BASE) as line:
+        run = await line.play(plays())
+        landed = next(event for event in line.log if isinstance(event, ev.RunLanded))
+        assert landed.bundle is not None
+        bundle = await line.link.get_blob(landed.bundle)
+        await deliver(tmp_path / "user", run.branch, landed.commit, run.intent.base_commit, bundle)
+
+    assert landed.bundle.bucket == "IN"
+    assert run_git(tmp_path / "user", "rev-parse", run.branch).strip() == landed.commit
