@@ -24,6 +24,8 @@ TRIES_MAX: Final = 20
 """A minute: then its lease decides."""
 JOBS_MAX: Final = 10_000
 """As many as the stream holds; more are not watched over, and wait for their lease."""
+EARLY_MAX: Final = 1_000
+"""Claims remembered that came before the broker confirmed to us that it has the job."""
 
 
 @dataclass
@@ -40,20 +42,32 @@ class Unclaimed:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._jobs: dict[int, _Job] = {}
+        self._early: dict[int, None] = {}
+
+    def __len__(self) -> int:
+        """Return how many jobs are watched over."""
+        return len(self._jobs)
 
     def published(self, seq: int, lane: str) -> None:
-        """Watch over a job."""
-        if len(self._jobs) < JOBS_MAX:
+        """Watch over a job, unless its claim was faster than the broker's word that it is stored."""
+        if seq in self._early:
+            del self._early[seq]
+        elif len(self._jobs) < JOBS_MAX:
             self._jobs.setdefault(seq, _Job(lane))
 
     def redelivered(self, ack_subject: str) -> None:
         """Watch over a job that is handed out again."""
         _, _, _, lane, _, seq, *_ = ack_subject.split(".")
+        self._early.pop(int(seq), None)
         self.published(int(seq), lane)
 
     def settled(self, ack_subject: str) -> None:
         """Leave a job alone: somebody claimed it, or it was taken off."""
-        self._jobs.pop(int(ack_subject.split(".")[5]), None)
+        seq = int(ack_subject.split(".")[5])
+        if self._jobs.pop(seq, None) is None:
+            self._early[seq] = None
+            if len(self._early) > EARLY_MAX:
+                del self._early[next(iter(self._early))]
 
     def forget(self, lane: str) -> None:
         """Leave a lane's jobs alone: it was emptied."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.bus import NatsExecutorLink, NatsSupervisorLink
-from sandbox.bus.unclaimed import UNCLAIMED_S
+from sandbox.bus.unclaimed import UNCLAIMED_S, Unclaimed
 from sandbox.contract.credentials import write_credentials
 from sandbox.contract.wire import Delivery
 from supervisor.store.embedded import EmbeddedBroker
@@ -113,6 +113,19 @@ async def test_an_executor_that_dies_before_its_claim_does_not_keep_the_job(site
 
     assert delivery.job == a_job()
     assert time.monotonic() - began < SOON_S
+
+
+def test_a_claim_that_is_faster_than_the_brokers_word_counts(site: Site) -> None:
+    """A waiting executor claims within a millisecond, often before the supervisor hears that the job is stored."""
+    unclaimed = Unclaimed(site.supervisor.connection)
+
+    unclaimed.settled("$JS.ACK.JOBS.default.1.7.1.0.0")
+    unclaimed.published(7, "default")
+    assert len(unclaimed) == 0
+
+    unclaimed.redelivered("$JS.ACK.JOBS.default.1.7.1.0.0")
+    unclaimed.published(8, "default")
+    assert len(unclaimed) == 2
 
 
 async def test_a_claimed_job_is_left_alone(site: Site) -> None:
