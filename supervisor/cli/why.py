@@ -28,8 +28,9 @@ def command(app: App, run_id: str | None, as_json: bool) -> None:
         return
     no_color = app.config().no_color
     click.echo(f"{run.run_id}  {reply.state}  {run.intent.feature}")
+    stage_chars = max((len(reason.stage) for reason in reply.reasons), default=0)
     for reason in reply.reasons:
-        click.echo(_line(reason, app.now(), no_color=no_color))
+        click.echo(_line(reason, app.now(), stage_chars, no_color=no_color))
 
 
 async def _asked(app: App, given: str | None) -> "tuple[RunState, WhyReply]":
@@ -96,7 +97,7 @@ def _without_supervisor(run: "RunState", problem: str) -> "WhyReply":
     return WhyReply(run_id=run.run_id, state=run.state, reasons=(reason,))
 
 
-def _line(reason: "Reason", now: float, *, no_color: bool) -> str:
+def _line(reason: "Reason", now: float, stage_chars: int, *, no_color: bool) -> str:
     """Return one reason as a line: stage, kind, text, for how long."""
     from supervisor.api.inert import inert_line
     from supervisor.api.report import duration
@@ -104,4 +105,5 @@ def _line(reason: "Reason", now: float, *, no_color: bool) -> str:
     kind = f"{reason.kind:<9}"
     shown = kind if no_color else click.style(kind, fg=_MARKS.get(reason.kind))
     since = f"  (for {duration(now - reason.since)})" if reason.since is not None and reason.kind != "over" else ""
-    return f"  {reason.stage:<16} {shown}  {inert_line(reason.text, 400)}{since}".rstrip()
+    stage = f"{reason.stage:<{stage_chars}}  " if stage_chars else ""
+    return f"  {stage}{shown}  {inert_line(reason.text, 400)}{since}".rstrip()

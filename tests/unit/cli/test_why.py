@@ -25,8 +25,8 @@ def test_the_supervisors_reasons_are_shown_one_a_line(andon: CommandLine) -> Non
 
     assert ended.out.splitlines() == [
         f"{RUN}  running  add-rate-limiting",
-        "  implement        queued     no executor has gpu=a100  (for 1 min 30 s)",
-        "  test             running    bash[2J on host-1  (for 5 s)",
+        "  implement  queued     no executor has gpu=a100  (for 1 min 30 s)",
+        "  test       running    bash[2J on host-1  (for 5 s)",
     ]
     assert list(as_json) == ["run_id", "state", "reasons"]
     assert andon.bootstrap.connections == 0
