@@ -68,9 +68,18 @@ class PaperFleet:
     @classmethod
     @asynccontextmanager
     async def running(
-        cls, home: Path, provider: Mapping[str, str], *, supervisors: int = 2, executors: int = 3, slots: int = 2
+        cls, home: Path, provider: Mapping[str, str], *, supervisors: int = 2, executors: int = 3, slots: int = 2, is_kept: bool = True
     ) -> AsyncIterator["PaperFleet"]:
-        """Run a fleet below `home` for as long as the context lasts; `provider` are the variables of a model provider."""
+        """Run a fleet below `home` for as long as the context lasts.
+
+        Args:
+            home: Where everything lies.
+            provider: The variables of a model provider.
+            supervisors: How many; one of them leads.
+            executors: How many.
+            slots: Of each executor.
+            is_kept: Whether who dies is started again.
+        """
         state = home / "state" / "andon"
         state.mkdir(parents=True, mode=0o700)
         base = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -81,7 +90,7 @@ class PaperFleet:
             leaders = [Member(f"supervisor-{number}", argv, control, home / f"supervisor-{number}.log") for number in range(supervisors)]
             workers = [await _executor(broker, home, number, {**base, **provider}, slots) for number in range(executors)]
             fleet = cls(broker, state, leaders, workers)
-            keeping = asyncio.create_task(fleet._keep())
+            keeping = asyncio.create_task(fleet._keep() if is_kept else asyncio.sleep(0))
             try:
                 yield fleet
             finally:

@@ -18,6 +18,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
 from sandbox.contract import subjects
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.errors import BrokerError
@@ -42,6 +44,7 @@ END_S = 90.0
 """How long what was cut off may take to be salvaged and cleaned after the last run."""
 
 T = TypeVar("T")
+Reply = TypeVar("Reply", bound=BaseModel)
 
 
 class PaperSite:
@@ -101,7 +104,7 @@ class PaperSite:
             if state == "parked" and self._times(fleet, run_id, "run_parked") > resumed:
                 resumed = self._times(fleet, run_id, "run_parked")
                 tally.incidents[LEVEL, f"parked with {result['exit_code']}; a person resumed"] += 1
-                await self._asked(fleet, subjects.RPC_RESUME, ResumeRequest(run_id=run_id), Answer)
+                await _asked(fleet, subjects.RPC_RESUME, ResumeRequest(run_id=run_id), Answer)
             elif state == "landed" and self._times(fleet, run_id, "run_delivered"):
                 return result
             elif state in {"failed", "cancelled"}:
@@ -109,52 +112,14 @@ class PaperSite:
                 return result
 
     async def _submitted(self, fleet: PaperFleet, repository: Path, slug: str) -> str:
-        taken = await snapshot(repository, None)
-        name = f"base/{taken.commit}/{hashlib.sha256(taken.pack).hexdigest()}"
-
-        async def put(client: NatsFleetClient) -> BlobRef:
-            return await client.put_blob(name, taken.pack)
-
-        request = SubmitRequest(
-            request=f"Add chaos: {slug}",
-            slug=slug,
-            repository=str(repository),
-            base_name=taken.base_name,
-            base_commit=taken.commit,
-            base_pack=await self._patiently(fleet, put),
-            branches=taken.branches,
-            author_name=taken.author_name,
-            author_email=taken.author_email,
-            pipeline_yaml=scene.PIPELINE,
-            pipeline_source="chaos",
-            baseline=False,
-            budget_nano_usd=50 * 10**9,
-            warn_nano_usd=40 * 10**9,
-            request_id=secrets.token_hex(8),
-        )
-        reply = await self._asked(fleet, subjects.RPC_INTENT, request, SubmitReply)
-        if reply.run_id is not None:
-            return reply.run_id
-        opened = self._opened(fleet, repository)
-        if len(opened) != 1:
-            raise AssertionError(f"{slug} was refused, exit {reply.exit_code}: {reply.error}; runs: {opened}")
-        self._problems.append(f"{slug}: the same submission again was not answered with its run but refused: {reply.error}")
-        return opened[0]
-
-    async def _asked(self, fleet: PaperFleet, subject: str, request: Any, reply: type[T]) -> T:
-        async def ask(client: NatsFleetClient) -> bytes:
-            return await client.request(subject, request.model_dump_json().encode(), timeout_s=ASK_S)
-
-        return reply.model_validate_json(await self._patiently(fleet, ask))  # type: ignore[attr-defined,no-any-return]
-
-    async def _patiently(self, fleet: PaperFleet, call: Callable[[NatsFleetClient], Awaitable[T]]) -> T:
-        """Make a call again until it is answered: a submission has an id, so that it opens one run however often it is made."""
-        while True:
-            try:
-                async with NatsFleetClient.connect(fleet.broker.supervisor) as client:
-                    return await call(client)
-            except BrokerError:
-                await asyncio.sleep(1)
+        try:
+            return await submitted(fleet, repository, slug)
+        except Refused as error:
+            opened = self._opened(fleet, repository)
+            if len(opened) != 1:
+                raise
+            self._problems.append(f"{slug}: the same submission again was not answered with its run but refused: {error}")
+            return opened[0]
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         while not is_so():
@@ -269,6 +234,62 @@ class PaperSite:
         left += [f"lease {path}" for path in self._home.glob("paper-*/slots/*/lease.json")]
         left += [f"undelivered {path}" for path in self._home.glob("paper-*/results/*")]
         return left
+
+
+class Refused(Exception):
+    """A submission was answered, with a no."""
+
+
+async def submitted(fleet: PaperFleet, repository: Path, slug: str) -> str:
+    """Open a run of the chaos pipeline over the bus, as the command does, asking until it is answered; return its id.
+
+    Raises:
+        Refused: The supervisor said no.
+    """
+    taken = await snapshot(repository, None)
+    name = f"base/{taken.commit}/{hashlib.sha256(taken.pack).hexdigest()}"
+
+    async def put(client: NatsFleetClient) -> BlobRef:
+        return await client.put_blob(name, taken.pack)
+
+    request = SubmitRequest(
+        request=f"Add chaos: {slug}",
+        slug=slug,
+        repository=str(repository),
+        base_name=taken.base_name,
+        base_commit=taken.commit,
+        base_pack=await _patiently(fleet, put),
+        branches=taken.branches,
+        author_name=taken.author_name,
+        author_email=taken.author_email,
+        pipeline_yaml=scene.PIPELINE,
+        pipeline_source="chaos",
+        baseline=False,
+        budget_nano_usd=50 * 10**9,
+        warn_nano_usd=40 * 10**9,
+        request_id=secrets.token_hex(8),
+    )
+    reply = await _asked(fleet, subjects.RPC_INTENT, request, SubmitReply)
+    if reply.run_id is None:
+        raise Refused(f"exit {reply.exit_code}: {reply.error}")
+    return reply.run_id
+
+
+async def _asked(fleet: PaperFleet, subject: str, request: BaseModel, reply: type[Reply]) -> Reply:
+    async def ask(client: NatsFleetClient) -> bytes:
+        return await client.request(subject, request.model_dump_json().encode(), timeout_s=ASK_S)
+
+    return reply.model_validate_json(await _patiently(fleet, ask))
+
+
+async def _patiently(fleet: PaperFleet, call: Callable[[NatsFleetClient], Awaitable[T]]) -> T:
+    """Make a call again until it is answered: a submission has an id, so that it opens one run however often it is made."""
+    while True:
+        try:
+            async with NatsFleetClient.connect(fleet.broker.supervisor) as client:
+                return await call(client)
+        except BrokerError:
+            await asyncio.sleep(1)
 
 
 def a_sample_here(path: Path) -> Path:

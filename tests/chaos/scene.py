@@ -83,9 +83,10 @@ def problems_of_repository(before: Before, branch: str, *, landed: bool) -> list
 
 def _problems_of_commit(before: Before, branch: str) -> list[str]:
     repository, found = before.repository, []
-    count = run_git(repository, "rev-list", "--count", f"main..{branch}")
-    if count != "1" or run_git(repository, "rev-parse", f"{branch}^") != before.head:
-        found.append(f"{branch} is {count} commits on {run_git(repository, 'rev-parse', f'{branch}^')}, not one on {before.head}")
+    count = run_git(repository, "rev-list", "--count", f"{before.head}..{branch}")
+    parents = run_git(repository, "log", "-1", "--format=%P", branch)
+    if count != "1" or parents != before.head:
+        found.append(f"{branch} is {count} commits on its base and has the parents {parents!r}, not one commit on {before.head}")
     expected = {name for names in WRITTEN.values() for name in names}
     changed = set(run_git(repository, "diff", "--name-only", f"main..{branch}").split())
     if changed != expected:
