@@ -23,6 +23,9 @@ CHUNKS_IN_FLIGHT = 8
 BATCH_BYTES_MAX = 16 << 20
 """How much one read asks for at once."""
 TRIES = 3
+RETRY_S = 0.5
+LAG_S = (0.0, 0.05, 0.2, 0.5)
+"""Another server of a cluster may answer than the one that confirmed the object, and learn of it a moment later."""
 HASH_INLINE_BYTES_MAX = 256 << 10
 """Larger objects are hashed in a thread (DECISIONS G18)."""
 
@@ -50,8 +53,8 @@ class Streams(Protocol):
         """The largest message."""
         ...
 
-    async def store(self, subject: str, payload: bytes) -> _Stored:
-        """Publish, confirmed, into the stream that listens on `subject`."""
+    async def store(self, subject: str, payload: bytes, *, dedupe: str | None = None) -> _Stored:
+        """Publish, confirmed, into the stream that listens on `subject`; again after a lost answer, once for each `dedupe`."""
         ...
 
     async def direct(self, stream: str, query: Mapping[str, Any]) -> Sequence[_Read]:
@@ -89,8 +92,12 @@ async def get_blob(streams: Streams, ref: BlobRef) -> bytes:
         raise Rejected(f"object {ref.name} in {ref.bucket} is not the one that was announced")
     chunks: list[bytes] = []
     missing, after = ref.size_bytes, 0
+    lags = list(LAG_S)
     while missing > 0:
         batch = await _chunks(streams, ref, chunk_id, after)
+        if not batch and lags:
+            await asyncio.sleep(lags.pop(0))
+            continue
         if not batch:
             raise BrokerError(f"object {ref.name} in {ref.bucket} lacks {missing} bytes")
         for message in batch:
@@ -110,18 +117,18 @@ async def _put(streams: Streams, ref: BlobRef, data: bytes) -> None:
     chunk_bytes = streams.payload_bytes_max
     free = asyncio.Semaphore(CHUNKS_IN_FLIGHT)
 
-    async def send(chunk: bytes) -> int:
+    async def send(number: int, chunk: bytes) -> int:
         try:
-            return (await streams.store(f"$O.{ref.bucket}.C.{chunk_id}", chunk)).seq
+            return (await streams.store(f"$O.{ref.bucket}.C.{chunk_id}", chunk, dedupe=f"{chunk_id}:{number}")).seq
         finally:
             free.release()
 
     sent: list[asyncio.Task[int]] = []
     try:
         async with asyncio.TaskGroup() as group:
-            for chunk in _slices(data, chunk_bytes):
+            for number, chunk in enumerate(_slices(data, chunk_bytes)):
                 await free.acquire()
-                sent.append(group.create_task(send(chunk)))
+                sent.append(group.create_task(send(number, chunk)))
     except ExceptionGroup as failed:
         raise _first(failed) from failed
     stored = [task.result() for task in sent]
@@ -137,11 +144,15 @@ async def _put(streams: Streams, ref: BlobRef, data: bytes) -> None:
         "digest": f"SHA-256={base64.urlsafe_b64encode(bytes.fromhex(ref.sha256)).decode()}",
         "options": {"max_chunk_size": chunk_bytes},
     }
-    await streams.store(_record_subject(ref), json.dumps(record).encode())
+    await streams.store(_record_subject(ref), json.dumps(record).encode(), dedupe=f"{chunk_id}:record")
 
 
 async def _record(streams: Streams, ref: BlobRef) -> dict[str, Any]:
-    found = await _read(streams, ref, {"last_by_subj": _record_subject(ref)})
+    found: Sequence[_Read] = []
+    for pause_s in LAG_S:
+        await asyncio.sleep(pause_s)
+        if found := await _read(streams, ref, {"last_by_subj": _record_subject(ref)}):
+            break
     if not found:
         raise BrokerError(f"object {ref.name} is not in {ref.bucket}")
     try:
@@ -165,6 +176,7 @@ async def _read(streams: Streams, ref: BlobRef, query: Mapping[str, Any]) -> Seq
         except BrokerError:
             if not left:
                 raise
+            await asyncio.sleep(RETRY_S)
     raise AssertionError("the last try returns or raises")
 
 

@@ -1,5 +1,6 @@
 """Streams, consumers and buckets as data (NATS.md §1), and how the supervisor brings the broker to them; no traffic."""
 
+import logging
 from typing import Any, Final
 
 from sandbox.bus.connection import Connection
@@ -7,6 +8,8 @@ from sandbox.bus.messages import ApiError
 from sandbox.contract import subjects
 from sandbox.contract.blob import input_bucket
 from sandbox.contract.wire import LEASE_S
+
+logger = logging.getLogger(__name__)
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
@@ -20,8 +23,12 @@ SUPERVISOR: Final = "sup"
 POOL_WAITING_MAX: Final = 4096
 """Waiting pulls of a pool: one for each free slot of each of its executors."""
 
+REPLICAS: Final = 3
+"""Copies of a stream in a cluster: one server may be lost."""
+
 _NAME_IS_TAKEN: Final = 10058
-_LIMITS: Final[dict[str, Any]] = {"retention": "limits", "storage": "file", "num_replicas": 1, "discard": "old"}
+_TOO_FEW_SERVERS: Final = frozenset({10005, 10023, 10074})
+_LIMITS: Final[dict[str, Any]] = {"retention": "limits", "storage": "file", "discard": "old"}
 
 
 def _bucket(name: str) -> dict[str, Any]:
@@ -152,12 +159,30 @@ async def ensure_supervisor_consumers(connection: Connection, *, confirm_s: floa
 
 
 async def _ensure_stream(connection: Connection, config: dict[str, Any]) -> None:
+    """Create or update a stream: with three copies in a cluster, with one elsewhere; copies it has are never taken away."""
+    name, wanted = config["name"], REPLICAS if connection.is_clustered else 1
+    try:
+        await _create(connection, {**config, "num_replicas": wanted})
+    except ApiError as error:
+        if error.code != _NAME_IS_TAKEN:
+            raise ApiError(error.code, f"stream {name}: {error}") from error
+        there = int((await connection.api(f"STREAM.INFO.{name}"))["config"]["num_replicas"])
+        try:
+            await connection.api(f"STREAM.UPDATE.{name}", {**config, "num_replicas": max(wanted, there)})
+        except ApiError as refused:
+            if refused.code not in _TOO_FEW_SERVERS or there >= wanted:
+                raise
+            await connection.api(f"STREAM.UPDATE.{name}", {**config, "num_replicas": there})
+
+
+async def _create(connection: Connection, config: dict[str, Any]) -> None:
     try:
         await connection.api(f"STREAM.CREATE.{config['name']}", config)
     except ApiError as error:
-        if error.code != _NAME_IS_TAKEN:
-            raise ApiError(error.code, f"stream {config['name']}: {error}") from error
-        await connection.api(f"STREAM.UPDATE.{config['name']}", config)
+        if error.code not in _TOO_FEW_SERVERS or config["num_replicas"] == 1:
+            raise
+        logger.warning("the cluster has too few servers for three copies; one is kept", extra={"stream": config["name"]})
+        await connection.api(f"STREAM.CREATE.{config['name']}", {**config, "num_replicas": 1})
 
 
 async def _ensure_consumer(connection: Connection, stream: str, name: str, **config: Any) -> None:

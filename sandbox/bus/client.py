@@ -106,6 +106,11 @@ class NatsClient:
                 await completed(connection._close(), CALL_S)
 
     @property
+    def is_clustered(self) -> bool:
+        """Return whether the server says that it is one of a cluster, where a stream's leader has to be elected now and then."""
+        return bool(self._client._server_info.get("cluster"))
+
+    @property
     def payload_bytes_max(self) -> int:
         """Return the largest payload that may be sent with headers."""
         return self._client.max_payload - HEADERS_BYTES_MAX
@@ -203,7 +208,7 @@ class NatsClient:
             key["tls"] = ssl.create_default_context(cadata=credentials.ca)
         connecting = asyncio.ensure_future(
             self._client.connect(
-                credentials.url,
+                credentials.url.split(","),
                 name=name,
                 inbox_prefix=inbox_prefix(self._inbox),
                 error_cb=self._on_error,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +12,15 @@ from sandbox.bus.client import CALL_S, CONNECT_S, NatsClient, inbox_prefix
 from sandbox.bus.messages import ApiError, Interrupted, Message, NoAnswer, Subscription, Superseded
 from sandbox.contract.errors import BrokerError
 
-__all__ = ["CALL_S", "CONNECT_S", "Connection", "Stored", "inbox_prefix"]
+__all__ = ["CALL_S", "CONNECT_S", "ELECTION_S", "Connection", "Stored", "inbox_prefix"]
+
+ELECTION_S = 30.0
+"""How long a cluster may take to elect a stream's leader (4 to 9 s for each try) before a repeated call gives up."""
 
 _WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
+_LAST_SEQUENCE = re.compile(r"wrong last sequence: ([0-9]+)")
+_NOT_NOW = frozenset({10008, 10009})
+"""JetStream or its cluster has no leader at the moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +41,12 @@ class Connection(NatsClient):
         *,
         headers: Mapping[str, str] | None = None,
         dedupe: str | None = None,
-        timeout_s: float = 2 * CALL_S,
+        timeout_s: float | None = None,
     ) -> Stored:
         """Publish into a stream and return where it is stored, once the broker has it on disk.
 
-        With `dedupe` (a message id) it is sent again after a lost answer, until `timeout_s` is over: the broker keeps
-        one copy within the stream's window.
+        With `dedupe` (a message id) it is sent again after a lost answer, until `timeout_s` is over (None: 10 s, in a
+        cluster 30 s): the broker keeps one copy within the stream's window.
 
         Raises:
             ApiError: The stream refused.
@@ -47,17 +54,17 @@ class Connection(NatsClient):
         """
         all_headers = dict(headers or {}) | ({"Nats-Msg-Id": dedupe} if dedupe else {})
         loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_s
+        until = loop.time() + (timeout_s or (ELECTION_S if self.is_clustered else 2 * CALL_S))
         while True:
             try:
                 answer = await self.request(subject, payload, timeout_s=min(CALL_S, until - loop.time()), headers=all_headers)
-                break
-            except BrokerError:
-                if dedupe is None or self.is_lost or until - loop.time() < 1:
+                reply = _parsed(answer.data)
+                return Stored(int(reply["seq"]), bool(reply.get("duplicate")))
+            except BrokerError as error:
+                is_final = isinstance(error, ApiError) and error.code not in _NOT_NOW
+                if dedupe is None or self.is_lost or is_final or until - loop.time() < 1:
                     raise
-                await asyncio.sleep(0.1)  # a stream that is being opened answers nobody yet
-        reply = _parsed(answer.data)
-        return Stored(int(reply["seq"]), bool(reply.get("duplicate")))
+                await asyncio.sleep(0.1)  # a stream that is being opened, or elects its leader, answers nobody yet
 
     async def swap(
         self,
@@ -67,7 +74,7 @@ class Connection(NatsClient):
         *,
         expected: int,
         headers: Mapping[str, str] | None = None,
-        timeout_s: float = 2 * CALL_S,
+        timeout_s: float | None = None,
     ) -> int:
         """Store a message if number `expected` is the subject's last one (0: it has none), and return its number.
 
@@ -86,10 +93,20 @@ class Connection(NatsClient):
         except ApiError as error:
             if error.code not in _WRONG_LAST_SEQUENCE:
                 raise
-            following = await self.direct(stream, {"seq": expected + 1, "next_by_subj": subject})
+            following = await self._after(stream, subject, expected, error)
             if following and following[0].headers.get("Nats-Msg-Id") == dedupe:
                 return int(following[0].headers["Nats-Sequence"])
             raise Superseded(error.code, f"message {expected} is not the last one of {subject}") from error
+
+    async def _after(self, stream: str, subject: str, expected: int, error: ApiError) -> list[Message]:
+        """Return what stands after `expected`; a server that follows the leader may learn it a moment later."""
+        last = _LAST_SEQUENCE.search(str(error))
+        for pause_s in (0.0, 0.05, 0.2, 0.5):
+            await asyncio.sleep(pause_s)
+            following = await self.direct(stream, {"seq": expected + 1, "next_by_subj": subject})
+            if following or last is None or int(last[1]) <= expected:
+                return following
+        return []
 
     async def api(self, name: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Call JetStream's API, e.g. `STREAM.INFO.JOBS`, and return its answer.

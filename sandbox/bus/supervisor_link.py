@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from sandbox.blob import get_blob, put_blob
 from sandbox.bus.assets import CONFIRM_S, SUPERVISOR, ensure_input_bucket, ensure_lane, ensure_streams, ensure_supervisor_consumers
-from sandbox.bus.connection import CONNECT_S, Connection
+from sandbox.bus.connection import CONNECT_S, ELECTION_S, Connection
 from sandbox.bus.lifetimes import Tasks
 from sandbox.bus.messages import ApiError, Interrupted, Message, NoAnswer
 from sandbox.bus.serving import Answer, serving
@@ -88,11 +89,7 @@ class NatsSupervisorLink:
             AsyncExitStack() as served,
         ):
             link = cls(connection, served, lease_s)
-            await ensure_streams(connection)
-            await ensure_supervisor_consumers(connection, confirm_s=confirm_s)
-            for pool in pools:
-                await link._ensure_lane(subjects.lane(pool))
-                await link._ensure_input_bucket(input_bucket(pool))
+            await link._ensure_assets(pools, confirm_s)
             yield link
 
     async def wait_lost(self) -> str:
@@ -241,6 +238,23 @@ class NatsSupervisorLink:
         """Store an object; a pool's bucket is made when it is first used."""
         await self._ensure_input_bucket(bucket)
         return await put_blob(self.connection, bucket, name, data)
+
+    async def _ensure_assets(self, pools: tuple[str, ...], confirm_s: float) -> None:
+        """Make streams and consumers; in a cluster, wait for its leaders."""
+        until = time.monotonic() + (ELECTION_S if self.connection.is_clustered else 0)
+        while True:
+            try:
+                await ensure_streams(self.connection)
+                await ensure_supervisor_consumers(self.connection, confirm_s=confirm_s)
+                for pool in pools:
+                    await self._ensure_lane(subjects.lane(pool))
+                    await self._ensure_input_bucket(input_bucket(pool))
+            except BrokerError:
+                if time.monotonic() > until or self.connection.is_lost:
+                    raise
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
 
     async def _ensure_lane(self, lane: str) -> None:
         if lane not in self._lanes:

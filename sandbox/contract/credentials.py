@@ -19,10 +19,14 @@ FLEET = "fleet"
 """Connection name and reply prefix of the FLEET account's own users."""
 
 
+_URL = r"(?:nats|tls|ws|wss)://[^,\s]+"
+
+
 class Credentials(Frozen):
     """A broker's address and one user's key to it: an nkey seed, or a JWT credentials file of a foreign cluster."""
 
-    url: str = Field(pattern=r"^(nats|tls|ws|wss)://")
+    url: str = Field(pattern=rf"^{_URL}(?:,{_URL}){{0,15}}$")
+    """Where the broker is; for a cluster all its servers' addresses, separated by commas."""
     nkey_seed: str | None = Field(None, repr=False, pattern=r"^SU[A-Z2-7]{56}$")
     creds_file: Path | None = None
     """Where `NATS_CREDS` pointed when it holds a JWT and its key; NATS reads it again at each reconnect."""
