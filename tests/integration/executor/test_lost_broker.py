@@ -1,9 +1,11 @@
 """A broker that goes away costs time, never work: the container stands still, goes on, or its work is salvaged (DECISIONS D2)."""
 
 import asyncio
+import io
 import os
 import signal
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from sandbox.contract.result import AttemptResult, Outcome
 from sandbox.executor.config import Pace
 from sandbox.runtime.docker import DockerRuntime
+from sandbox.workspace.quota import release_filesystem
 from tests.fakes.script import bash, single, submit
 from tests.integration.executor.fleet import (
     Fleet,
@@ -23,6 +26,7 @@ from tests.integration.executor.fleet import (
     has_made,
     states_of,
     until,
+    workspace_of,
 )
 
 pytestmark = pytest.mark.docker
@@ -175,3 +179,39 @@ async def test_the_first_sigterm_lets_the_job_end_and_a_second_one_salvages_it(d
         assert await paths_in(fleet, cut)
         assert states_of(fleet) == []
         assert (directory / "ex.err").read_bytes() == b""
+
+
+async def test_a_tree_outside_the_limits_is_kept_beside_the_result(directory: Path, docker_runtime: DockerRuntime, agent_image: str):
+    """It can be no commit; what the agent wrote is an archive at the broker, and the finding says so."""
+    odd = single(bash("echo made > made.txt; mkfifo pipe"), submit("done"))
+    async with a_fleet(directory, odd) as fleet, an_executor(fleet, docker_runtime, agent_image, SHORT):
+        await fleet.link.publish_job(fleet.job(), "1")
+        result = await fleet.result()
+
+        assert (result.commit, result.git_bundle) == (None, None)
+        assert "pipe" in result.findings[0].message
+        assert "kept as a tar archive" in result.findings[0].message
+        assert result.remains is not None
+        with tarfile.open(fileobj=io.BytesIO(await fleet.link.get_blob(result.remains))) as archive:
+            assert archive.getnames() == ["made.txt"]
+
+
+async def test_a_workspace_that_is_gone_is_said_to_be_lost(directory: Path, docker_runtime: DockerRuntime):
+    """As after a restart of the host, whose memory it was: the attempt is reported, with what is lost, and the slot is used again."""
+    del docker_runtime
+    async with a_fleet(directory, WAITS) as fleet:
+        async with an_executor_process(fleet) as process:
+            await fleet.link.publish_job(fleet.job(), "1")
+            await until(lambda: has_made(fleet, "made.txt"), "the agent works")
+            process.kill()
+        workspace = workspace_of(fleet)
+        assert workspace is not None
+        release_filesystem(workspace)
+        workspace.mkdir()
+
+        async with an_executor_process(fleet):
+            result = await fleet.result()
+
+        assert (result.outcome, result.git_bundle) == (Outcome.LOST, None)
+        assert "is lost" in result.reason
+        assert not result.findings
