@@ -49,8 +49,8 @@ def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, is_token_
     """Decide one claim.
 
     again: the current attempt is this executor's, the same answer again. takeover: this executor holds the current attempt but has
-    lost it (restarted), or another one was handed the job because the lease ran out: that attempt has ended. gone: not to be worked on (now), or another copy of the job is being
-    worked on: this copy is taken from the bus.
+    lost it (restarted), or another one was handed the job because the lease ran out: that attempt has ended. gone: not to be worked on
+    (now), or another copy of the job is being worked on: this copy is taken from the bus.
 
     Args:
         run: The run's state.
