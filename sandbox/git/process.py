@@ -37,7 +37,7 @@ _PROGRAM = "git"  # found in the PATH of `environment`, never the caller's
 _VERBS = frozenset(
     {
         "cat-file", "commit-tree", "config", "diff-tree", "fast-import", "for-each-ref", "index-pack", "init", "ls-files",
-        "ls-tree", "pack-objects", "read-tree", "rev-list", "rev-parse", "symbolic-ref", "update-ref", "version",
+        "ls-tree", "pack-objects", "read-tree", "repack", "rev-list", "rev-parse", "symbolic-ref", "update-ref", "version",
     }
 )  # fmt: skip
 """Nothing that writes a work tree, reads attributes into content, or talks to another repository."""

@@ -31,6 +31,7 @@ COMMANDS = {
     "stop": "Stop a run; everything written is kept.",
     "salvage": "Show work that did not land, and bring it back.",
     "doctor": "Check what Andon needs on this host.",
+    "gc": "Remove what nobody needs any more.",
     "up": "Start the embedded stack and keep it running.",
     "down": "Stop the embedded stack.",
     "fleet": "Show the executors; admit, drain or remove one.",
