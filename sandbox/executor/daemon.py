@@ -19,7 +19,7 @@ from sandbox.executor.life_sign import LifeSign
 from sandbox.executor.membership import Membership
 from sandbox.executor.post import Letter, Post
 from sandbox.executor.readiness import Readiness
-from sandbox.executor.rescue import KILLED
+from sandbox.executor.rescue import KILLED, promised
 from sandbox.executor.slots import Slot
 
 log = logging.getLogger(__name__)
@@ -163,19 +163,20 @@ class Daemon:
         job_id = delivery.job.job_id
         cancel = self._running[job_id] = Cancel()
         log.info("attempt.started", extra={"job_id": job_id, "attempt": grant.attempt, "slot": slot.number})
-        try:
-            async with self._slots[slot.number]:
-                result = await run_attempt(self._host, slot, delivery, grant, cancel)
-        finally:
-            del self._running[job_id]
-        log.info("attempt.ended", extra={"job_id": job_id, "attempt": grant.attempt, "outcome": result.outcome.value})
-        if slot.lease_file.exists():
-            await self._is_in_order(slot, result.reason)
-            return
-        try:
-            await self._host.outbox.keep(result)
-        except InfrastructureError as error:  # what it says is on disk already, but for its last second
-            log.warning("result.not_kept", extra={"job_id": job_id, "reason": str(error)})
+        async with promised(slot, delivery, grant):
+            try:
+                async with self._slots[slot.number]:
+                    result = await run_attempt(self._host, slot, delivery, grant, cancel)
+            finally:
+                del self._running[job_id]
+            log.info("attempt.ended", extra={"job_id": job_id, "attempt": grant.attempt, "outcome": result.outcome.value})
+            if slot.lease_file.exists():
+                await self._is_in_order(slot, result.reason)
+                return
+            try:
+                await self._host.outbox.keep(result)
+            except InfrastructureError as error:  # what it says is on disk already, but for its last second
+                log.warning("result.not_kept", extra={"job_id": job_id, "reason": str(error)})
         await self._post.deliver(Letter(result, delivery.ack_subject))
 
     async def _claim(self, delivery: Delivery) -> ClaimReply | None:

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sandbox.contract.errors import AndonError
+from sandbox.contract.result import AttemptResult
 from sandbox.executor.config import Host
 from sandbox.executor.inputs import MARKER
 from sandbox.executor.post import Letter
-from sandbox.executor.rescue import KILLED, left_in, rescued
+from sandbox.executor.rescue import KILLED, left_in, promised_in, rescued, unbegun
 from sandbox.executor.slots import Slot
 from sandbox.executor.state_lock import is_state_free
 from sandbox.git import in_thread
@@ -60,15 +61,19 @@ class Janitor:
         """
         if not await asyncio.to_thread(is_slot_of_ours, slot):
             return
-        lease = left_in(slot)
+        lease, promise = left_in(slot), promised_in(slot)
         if lease is not None:
             await self._host.runtime.discard(lease.container_id)
-            result = await rescued(self._host, slot, lease, why)
-            await self._host.outbox.keep(result)
-            self._salvage(Letter(result, lease.delivery.ack_subject))
-            log.warning("attempt.cut_off", extra={"job_id": result.job_id, "attempt": result.attempt, "reason": result.reason})
+            await self._report(await rescued(self._host, slot, lease, why), lease.delivery.ack_subject)
+        elif promise is not None:
+            await self._report(unbegun(self._host, slot, promise, why), promise.delivery.ack_subject)
         for line in await in_thread(empty, slot):
             log.info("janitor.removed", extra={"what": line})
+
+    async def _report(self, result: AttemptResult, ack_subject: str) -> None:
+        await self._host.outbox.keep(result)
+        self._salvage(Letter(result, ack_subject))
+        log.warning("attempt.cut_off", extra={"job_id": result.job_id, "attempt": result.attempt, "reason": result.reason})
 
     async def _remove_our_containers(self) -> None:
         found = await self._host.runtime.containers()
@@ -120,7 +125,7 @@ def empty(slot: Slot) -> list[str]:
         else:
             release_filesystem(directory)
         removed.append(f"{directory}")
-    for file in (slot.sockets / "gateway.sock", slot.lease_file):
+    for file in (slot.sockets / "gateway.sock", slot.lease_file, slot.grant_file):
         if os.path.lexists(file):
             file.unlink()
             removed.append(f"{file}")

@@ -21,6 +21,7 @@ from sandbox.contract.model import Frozen
 from sandbox.contract.result import AttemptResult, Outcome, SandboxRecord
 from sandbox.contract.wire import ClaimReply, Delivery
 from sandbox.executor.config import Host
+from sandbox.executor.inputs import MARKER
 from sandbox.executor.outputs import Outputs, Shelf, remains, sealed
 from sandbox.executor.slots import Slot
 from sandbox.runtime.container_spec import Sandbox
@@ -72,6 +73,16 @@ class SlotLease(Frozen):
     place: Place
 
 
+class Promise(Frozen):
+    """A slot's grant file: an attempt that may be cut off before there is anything to salvage of it."""
+
+    delivery: Delivery
+    attempt: int
+    token: str
+    """A secret: the file is its owner's alone."""
+    started_at: float
+
+
 class Note:
     """The note of one attempt, until it is settled."""
 
@@ -90,6 +101,20 @@ class Note:
 
 
 @asynccontextmanager
+async def promised(slot: Slot, delivery: Delivery, grant: ClaimReply) -> AsyncIterator[None]:
+    """Write down what was granted; leave the block when the result is kept. Broken off, the file stays for the next process.
+
+    Without it an executor that is killed before its sandbox runs knows nothing of the attempt when it is back, and lives: nobody would
+    give the job to another one before its lease ends.
+    """
+    promise = Promise(delivery=delivery, attempt=grant.attempt, token=grant.token, started_at=time.time())
+    (slot.home / MARKER).touch(mode=0o600)
+    await asyncio.to_thread(_write, slot.grant_file, promise.model_dump_json())
+    yield
+    slot.grant_file.unlink(missing_ok=True)
+
+
+@asynccontextmanager
 async def remembered(
     host: Host, slot: Slot, delivery: Delivery, grant: ClaimReply, manifest: Manifest, box: Sandbox
 ) -> AsyncIterator[Note]:
@@ -105,6 +130,7 @@ async def remembered(
         place=Place.of(slot.workspace),
     )
     await asyncio.to_thread(_write, slot.lease_file, lease.model_dump_json())
+    slot.grant_file.unlink(missing_ok=True)  # the note says more, and a settled attempt must not look like one that never began
     yield Note(host, slot)
 
 
@@ -113,6 +139,32 @@ def left_in(slot: Slot) -> SlotLease | None:
     with contextlib.suppress(OSError, ValidationError):
         return SlotLease.model_validate_json(slot.lease_file.read_bytes())
     return None
+
+
+def promised_in(slot: Slot) -> Promise | None:
+    """Return what was granted to this slot and never got as far as a note; None if there is nothing that can be read."""
+    with contextlib.suppress(OSError, ValidationError):
+        return Promise.model_validate_json(slot.grant_file.read_bytes())
+    return None
+
+
+def unbegun(host: Host, slot: Slot, promise: Promise, why: str = KILLED) -> AttemptResult:
+    """Return the result of an attempt whose sandbox never ran: `lost`, without work."""
+    job = promise.delivery.job
+    return AttemptResult(
+        job_id=job.job_id,
+        run_id=job.run_id,
+        stage=job.stage,
+        round=job.round,
+        attempt=promise.attempt,
+        token=promise.token,
+        executor=host.config.name,
+        outcome=Outcome.LOST,
+        reason=f"{why}; its sandbox had not begun"[:2_000],
+        sandbox=SandboxRecord(uid=slot.uid),
+        started_at=promise.started_at,
+        ended_at=time.time(),
+    )
 
 
 async def rescued(host: Host, slot: Slot, lease: SlotLease, why: str = KILLED) -> AttemptResult:

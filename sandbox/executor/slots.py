@@ -58,6 +58,11 @@ class Slot:
         return self.lease_file.exists()
 
     @property
+    def grant_file(self) -> Path:
+        """Return the file that says which attempt was granted to this slot, until its result is kept."""
+        return self.home / "grant.json"
+
+    @property
     def owner(self) -> tuple[int, int]:
         """Return uid and gid of what the sandbox may write."""
         return (self.uid, self.uid) if self.uid is not None else (os.getuid(), os.getgid())

@@ -11,7 +11,7 @@ from sandbox.contract.errors import InfrastructureError
 from sandbox.contract.result import Outcome
 from sandbox.contract.wire import ClaimReply, Delivery
 from sandbox.executor.config import Host
-from sandbox.executor.rescue import GONE, SALVAGED, Note, Place, left_in, remembered, rescued
+from sandbox.executor.rescue import GONE, SALVAGED, Note, Place, left_in, promised, promised_in, remembered, rescued, unbegun
 from sandbox.executor.slots import Slot
 from sandbox.runtime.container_spec import Sandbox
 from sandbox.workspace.provision import Manifest
@@ -142,4 +142,30 @@ def test_a_torn_note_is_none(slot: Slot, text: str):
     """A crash may leave anything."""
     slot.lease_file.write_text(text)
 
+    assert left_in(slot) is None
+
+
+async def test_an_attempt_that_was_cut_off_before_its_sandbox_is_reported_as_lost(host: Host, slot: Slot):
+    """Killed right after its grant, an executor that is back has to say so: it lives, so nobody else will."""
+    with pytest.raises(InfrastructureError):
+        async with promised(slot, DELIVERY, GRANT):
+            raise InfrastructureError("killed")
+
+    found = promised_in(slot)
+
+    assert found is not None
+    assert slot.grant_file.stat().st_mode & 0o777 == 0o600
+    result = unbegun(host, slot, found)
+    assert (result.job_id, result.attempt, result.token, result.outcome) == (DELIVERY.job.job_id, 2, "secret", Outcome.LOST)
+
+
+async def test_an_attempt_that_went_on_leaves_no_promise(host: Host, slot: Slot):
+    """Once there is a note it says more; a settled attempt must never be reported as one that had not begun."""
+    async with promised(slot, DELIVERY, GRANT):
+        async with noting(host, slot) as note:
+            assert promised_in(slot) is None
+            await note.settle(a_result())
+        assert promised_in(slot) is None
+
+    assert promised_in(slot) is None
     assert left_in(slot) is None
