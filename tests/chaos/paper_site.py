@@ -35,7 +35,7 @@ from tests.fakes.process_runtime import paper_processes
 from tests.leaks import mounts_below
 
 LEVEL = "paper"
-RUN_END_S = 180.0
+RUN_END_S = 240.0
 ASK_S = 10.0
 POLL_S = 0.1
 BROKER_DEATHS_MAX, BROKER_WINDOW_S = 4, 62.0
