@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ANSWER_S = 60.0
-ASKED_TIMES_MAX = 3
+ASKED_TIMES_MAX = 8
+AGAIN_S = 15.0
+"""How long one answer may take to a question that may be asked again: another supervisor takes over within 10 s."""
 FIRST_ANSWER_S = 30.0
 """How long a supervisor that is just starting may take to answer at all."""
 WHY_S = 5.0
@@ -53,15 +55,19 @@ _JWT_MARK = b"BEGIN NATS USER JWT"
 class BusClient:
     """What a CLI asks, over the FLEET account."""
 
-    def __init__(self, fleet: FleetClient, stack_gone: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self, fleet: FleetClient, stack_gone: Callable[[], str | None] = lambda: None, first_answer_s: float = FIRST_ANSWER_S
+    ) -> None:
         """Speak over `fleet`; `stack_gone` says why the embedded stack is no more, None while it runs."""
+        self._first_answer_s = first_answer_s
         self._fleet = fleet
         self._stack_gone = stack_gone
 
     async def submit(self, request: SubmitRequest) -> SubmitReply:
         """Open a run; with a `request_id` it is asked again after a lost answer, and is one run all the same."""
-        ask = self._ask_again if request.request_id else self._ask
-        return SubmitReply.model_validate_json(await ask(subjects.RPC_INTENT, request))
+        again = bool(request.request_id)
+        answer = await self._ask_again(subjects.RPC_INTENT, request) if again else await self._ask(subjects.RPC_INTENT, request)
+        return SubmitReply.model_validate_json(answer)
 
     async def stop(self, request: StopRequest) -> Answer:
         """Park or cancel a run."""
@@ -145,30 +151,32 @@ class BusClient:
             if reason is not None:
                 return await queue.put(BrokerError(f"{reason}; `andon resume {run_id}` goes on"))
 
-    async def _ask(self, subject: str, request: BaseModel) -> bytes:
-        return await self._patiently(lambda: self._fleet.request(subject, request.model_dump_json().encode(), timeout_s=ANSWER_S))
+    async def _ask(self, subject: str, request: BaseModel, timeout_s: float = ANSWER_S) -> bytes:
+        return await self._patiently(lambda: self._fleet.request(subject, request.model_dump_json().encode(), timeout_s=timeout_s))
 
     async def _ask_again(self, subject: str, request: BaseModel) -> bytes:
         """Ask what may be asked twice, also after an answer was lost: another supervisor may be taking over."""
         for _ in range(ASKED_TIMES_MAX - 1):
             try:
-                return await self._ask(subject, request)
+                return await self._ask(subject, request, AGAIN_S)
+            except NoAnswer:
+                raise
             except BrokerError as error:
                 log.info("asked again on %s: %s", subject, error)
-        return await self._ask(subject, request)
+        return await self._ask(subject, request, AGAIN_S)
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call again for 30 s while nobody listens: a supervisor that is only starting makes streams and answers soon.
+        """Make a call again for `FIRST_ANSWER_S` while nobody listens: a supervisor that is only starting makes streams and answers soon.
 
         A call that may have been taken is never made again: to open a run twice costs twice.
         """
-        deadline = asyncio.get_running_loop().time() + FIRST_ANSWER_S
+        deadline = asyncio.get_running_loop().time() + self._first_answer_s
         while True:
             try:
                 return await call()
-            except NoAnswer:
+            except NoAnswer as error:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise
+                    raise NoAnswer(f"no supervisor answers ({error}); `andon doctor` shows what is missing") from error
                 await asyncio.sleep(0.1)
 
 

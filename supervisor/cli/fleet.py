@@ -194,7 +194,7 @@ def _say_added(enrolled: "Enrolled", name: str, path: Path, *, is_client: bool) 
     """Say what was written and the one command that comes next on the other host."""
     url = enrolled.credentials.url
     what = "client" if is_client else "executor"
-    click.echo(f"wrote {path}, the key of {what} {name} to the broker at {url}; whoever has the file is {name}")
+    click.echo(f"wrote {path}: the key of {what} {name}\nfor the broker at {url}; whoever has the file is {name}")
     if enrolled.stanza:
         click.echo("\npaste this into the cluster's configuration:\n")
         click.echo(enrolled.stanza.rstrip())

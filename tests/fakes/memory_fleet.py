@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+from sandbox.bus import NoAnswer
 from sandbox.contract.blob import BlobRef, Bucket
 from sandbox.contract.errors import AndonError, BrokerError
 from sandbox.contract.wire import Control, Heartbeat, Progress
@@ -23,7 +24,7 @@ class MemoryFleetClient(MemoryLink):
         """Ask the supervisor and return its answer."""
         handler = self._open().rpcs.get(subject)
         if handler is None:
-            raise BrokerError(f"nobody answers on {subject}")
+            raise NoAnswer(f"nobody answers on {subject}")
         try:
             return await asyncio.wait_for(handler(payload), timeout_s)
         except (AndonError, TimeoutError) as error:
