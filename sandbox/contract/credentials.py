@@ -100,9 +100,21 @@ def read_credentials(path: Path, kind: type[AnyCredentials]) -> AnyCredentials:
 
 def write_credentials(path: Path, credentials: Credentials) -> None:
     """Write a credentials file that only its owner can read, whole or not at all."""
+    write_private(path, (credentials.model_dump_json(indent=2, exclude_none=True) + "\n").encode())
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace a file that only its owner can read, whole or not at all; it is on the disk when this returns."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(credentials.model_dump_json(indent=2, exclude_none=True) + "\n")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
     temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -5,7 +5,6 @@ end is near. Keys are readable by their owner alone.
 """
 
 import ipaddress
-import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from sandbox.contract.credentials import write_private
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.model import Frozen
 
@@ -56,7 +56,9 @@ def ensure_certificates(directory: Path, names: Iterable[str], *, now: datetime 
     authority, authority_key = _authority(files.authority, directory / "ca.key", now)
     if not _is_good(files, authority, set(names), now):
         key = _new_key(files.key)
-        _write(files.certificate, _signed(key, authority, authority_key, sorted(names), now).public_bytes(serialization.Encoding.PEM))
+        write_private(
+            files.certificate, _signed(key, authority, authority_key, sorted(names), now).public_bytes(serialization.Encoding.PEM)
+        )
     return files
 
 
@@ -74,7 +76,7 @@ def _authority(path: Path, key_path: Path, now: datetime) -> tuple[x509.Certific
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write(path, certificate.public_bytes(serialization.Encoding.PEM))
+    write_private(path, certificate.public_bytes(serialization.Encoding.PEM))
     return certificate, key
 
 
@@ -148,7 +150,7 @@ def _name(text: str) -> x509.GeneralName:
 def _new_key(path: Path) -> ec.EllipticCurvePrivateKey:
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    _write(path, pem)
+    write_private(path, pem)
     return key
 
 
@@ -167,12 +169,3 @@ def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{path} is not a key of ours; remove it to have a new one made")
     return key
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    temporary.replace(path)

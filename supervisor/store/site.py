@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from sandbox.bus import new_user_key, public_key
-from sandbox.contract.credentials import FILE_SUFFIX, Credentials, SupervisorCredentials, read_credentials, write_credentials
+from sandbox.contract.credentials import FILE_SUFFIX, Credentials, SupervisorCredentials, read_credentials, write_credentials, write_private
 from sandbox.contract.errors import ConfigError, ConflictError
 from sandbox.contract.model import Frozen
 from supervisor.store.broker_config import OBSERVER, SYSTEM, Accounts, ClientUser, ExecutorUser, Server, broker_config
@@ -197,11 +197,7 @@ class Site:
             raise ConfigError(f"{path} is not ours: {error.error_count()} errors") from error
 
     def _write(self, name: str, data: bytes) -> None:
-        path = self.directory / name
-        temporary = path.with_name(f".{name}.new")
-        temporary.touch(mode=0o600)
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        write_private(self.directory / name, data)
 
 
 async def held(descriptor: int, wait_s: float, otherwise: str) -> None:
