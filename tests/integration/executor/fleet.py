@@ -107,7 +107,7 @@ class Fleet:
 
     async def result(self, within_s: float = 60) -> AttemptResult:
         """Return the next result, confirmed."""
-        stored = (await asyncio.wait_for(take(self.link.results(), 1), within_s))[0]
+        stored = (await take(self.link.results(), 1, within_s=within_s))[0]
         await stored.confirm()
         return stored.result
 
