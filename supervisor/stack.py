@@ -68,6 +68,15 @@ def fingerprint(config: Config) -> str:
     return f"{config.provider_fingerprint}-{config.docker_host or ''}-{config.otlp_endpoint or ''}-{config.slots}-{models}"
 
 
+def listen_of(config: Config) -> Listen | None:
+    """Return where the broker is to serve other hosts; None: this host alone.
+
+    Raises:
+        UsageError: The address is none.
+    """
+    return Listen.parse(config.listen, config.advertise) if config.listen else None
+
+
 def read_stack(state: StateDirectory) -> StackFile | None:
     """Return the running stack's file; None if none runs, whatever an old file says."""
     if not _is_locked(state.root / "stack.lock"):
@@ -92,7 +101,13 @@ async def attached(config: Config, state: StateDirectory, environment: Mapping[s
 
 
 async def keep_up(config: Config, state: StateDirectory, environment: Mapping[str, str], say: Say) -> StackFile:
-    """Start the stack and keep it until `shut_down`; a running one is told to stay."""
+    """Start the stack and keep it until `shut_down`; a running one is told to stay.
+
+    Raises:
+        UsageError: The address to listen on is none, or a busy stack has another environment.
+        InfrastructureError: The stack does not come up; the message names its log.
+    """
+    listen_of(config)
     with _client(state) as descriptor:
         await _make_room(config, state, descriptor, say)
         (state.root / "stack.keep").touch(mode=0o600)
@@ -263,8 +278,8 @@ class _Stack:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
         binary = self._environment.get("NATS_SERVER_BIN")
-        listen = Listen.parse(self._config.listen, self._config.advertise) if self._config.listen else None
-        async with EmbeddedBroker.run(self._state.nats, binary=Path(binary) if binary else None, listen=listen) as broker:
+        binary_path = Path(binary) if binary else None
+        async with EmbeddedBroker.run(self._state.nats, binary=binary_path, listen=listen_of(self._config)) as broker:
             credentials = await self._admit(broker)
             children = [self._supervisor(broker), self._executor(credentials)]
             try:

@@ -1,9 +1,12 @@
 """The embedded stack and its environment: an idle one follows a person's new environment, a busy one is not pulled from under a run."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
+from supervisor.config import StateDirectory
+from supervisor.stack import presence
 from tests.e2e.line import Line, Provider
 from tests.e2e.watching import going, stack_pids
 from tests.fakes.scripts.rate_limit import STALLS_ALWAYS
@@ -47,4 +50,44 @@ def test_a_busy_stack_refuses_another_environment_in_one_line(kept: Line, provid
     assert refused.exit_code == 2
     assert "another environment" in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert stack_pids(kept) == before
+
+
+def test_an_idle_stack_listens_anew_when_it_is_asked_to(kept: Line):
+    """`andon up --listen` restarts an idle stack; whoever says nothing of it afterwards leaves it as it is."""
+    before = stack_pids(kept)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    listening = kept.andon("up", "--listen", f"0.0.0.0:{port}", "--advertise", "127.0.0.1")
+    after = stack_pids(kept)
+    again = kept.andon("up")
+
+    assert (listening.exit_code, again.exit_code) == (0, 0), listening.stderr
+    assert "restarting the idle stack" in listening.stderr
+    assert f"tls://127.0.0.1:{port}" in listening.stdout
+    assert before["nats-server"] != after["nats-server"]
+    assert stack_pids(kept) == after
+
+
+def test_a_busy_stack_does_not_listen_anew(kept: Line):
+    """A run, or anybody else who uses it, would lose its broker."""
+    before = stack_pids(kept)
+
+    with presence(StateDirectory(kept.state)):
+        refused = kept.andon("up", "--listen", "0.0.0.0:14299")
+
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "another environment (key, engine, exporter, listen) and is busy" in refused.stderr
+    assert stack_pids(kept) == before
+
+
+@pytest.mark.parametrize("listen", ["nonsense", "0.0.0.0:0", "0.0.0.0:99999", ":4222"])
+def test_a_wrong_address_is_one_line_and_stops_nothing(kept: Line, listen: str):
+    """It is found before the running stack is touched."""
+    before = stack_pids(kept)
+
+    refused = kept.andon("up", "--listen", listen)
+
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert stack_pids(kept) == before
