@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sandbox.contract.errors import BrokerError
+from sandbox.contract.errors import BrokerError, EngineError
 from sandbox.contract.wire import ClaimReply, ClaimRequest
 from sandbox.executor.lease import Lease
 
@@ -115,3 +115,66 @@ async def test_a_paused_attempt_whose_token_is_not_granted_is_lost_and_stays_pau
         await until(lease.lost.is_set, "the loss")
 
         assert container.paused
+
+
+async def test_a_call_that_hangs_does_not_put_the_doubt_off():
+    """The broker is stopped, not gone: no error comes, only time passes."""
+    broker, container = Hanging(), Container()
+    lease = Lease(broker, REQUEST, pause=container.pause, resume=container.resume, every_s=0.01, doubt_s=0.3)
+    began = asyncio.get_running_loop().time()
+
+    async with lease.held():
+        await until(lambda: container.paused, "the pause")
+
+    assert asyncio.get_running_loop().time() - began < 1.0
+
+
+async def test_a_machine_that_slept_claims_again_although_the_broker_answers():
+    """Renewing would succeed, and prove nothing: another executor may have the job by now."""
+    broker, container, clock = Broker(), Container(), Clock()
+    broker.decision = "busy"
+    async with a_lease(broker, container, clock).held() as lease:
+        await until(lambda: broker.renewed >= 1, "a first renewal")
+
+        clock.now += 3_600
+        await until(lease.lost.is_set, "the loss")
+
+        assert container.paused
+        assert broker.claimed == ["t"]
+
+
+async def test_an_engine_that_cannot_pause_is_asked_again_and_nothing_is_claimed_before():
+    """What runs on must not be called ours."""
+    broker, container, clock = Broker(), Stubborn(), Clock()
+    async with a_lease(broker, container, clock).held() as lease:
+        await until(lambda: broker.renewed >= 1, "a first renewal")
+
+        clock.now += 60
+        await until(lambda: container.tries >= 3, "the third try")
+        assert broker.claimed == []
+        container.is_stubborn = False
+        await until(lambda: broker.claimed == ["t"], "the claim")
+
+        assert not lease.lost.is_set()
+
+
+class Hanging(Broker):
+    """Takes a call and never answers."""
+
+    async def in_progress(self, ack_subject: str) -> None:
+        await asyncio.Event().wait()
+
+
+class Stubborn(Container):
+    """An engine that refuses to pause, until it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tries = 0
+        self.is_stubborn = True
+
+    async def pause(self) -> None:
+        self.tries += 1
+        if self.is_stubborn:
+            raise EngineError("no")
+        await super().pause()
