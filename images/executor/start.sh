@@ -1,6 +1,6 @@
 #!/bin/sh
 # Start the executor of this container: with the credentials file it was given, or in the first free seat of a directory of them.
-# usage: start [OPTION of `andon executor`...]
+# usage: start [OPTION of `andon executor`...]      (with --creds it is `andon executor`, and nothing is chosen here)
 #
 #   ANDON_CREDS             a credentials file NAME.andon.json, or a directory of such files: one for each replica
 #   ANDON_EXECUTOR_STATE    the state directory, mounted at the same path as on the host; each replica has a sub-directory of it
@@ -12,6 +12,9 @@ seats=${ANDON_CREDS:-/var/lib/andon/seats}
 state=${ANDON_EXECUTOR_STATE:-/var/lib/andon/executors}
 say() { printf '%s\n' "andon executor: $*" >&2; }
 
+case " $* " in
+*" --creds"[\ =]* | *" --help "*) exec andon executor "$@" ;;
+esac
 [ -d "$state" ] || { say "$state is not mounted; mount the state directory at the same path as on the host"; exit 2; }
 
 # start_at FILE [OPTION...]: returns if the seat is taken.

@@ -97,6 +97,16 @@ def test_one_credentials_file_is_one_seat(host: Path):
         assert f"--state {host}/state/ex10" in _called(process)
 
 
+@pytest.mark.parametrize("options", [["--creds", "/x.andon.json"], ["--creds=/x.andon.json", "--slots", "1"], ["--help"]])
+def test_a_person_may_say_it_all(host: Path, options: list[str]):
+    """`docker run andon/executor --creds FILE …` is `andon executor --creds FILE …`."""
+    (host / "bin" / "andon").write_text('#!/bin/sh\nprintf "%s " "$@"\n')
+
+    done = subprocess.run(["/bin/sh", START, *options], env=_environment(host), capture_output=True, text=True, timeout=WAIT_S, check=True)
+
+    assert done.stdout.split() == ["executor", *options]
+
+
 def test_a_state_directory_that_is_not_mounted_is_refused(host: Path):
     """Otherwise sandboxes would be given directories of the host that are not there."""
     done = subprocess.run(
