@@ -22,7 +22,7 @@ def command(app: App, run_id: str, repo: Path | None) -> None:
     """Make the branch of a landed run in its repository; nothing else there changes."""
     from supervisor.cli.bringing_home import repository_for
 
-    files = files_named(app, run_id)
+    files = files_named(app, run_id, acts=True)
     run = files.run()
     _check_landed(run)
     repository = repository_for(files, run, repo)

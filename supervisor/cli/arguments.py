@@ -26,17 +26,31 @@ def run_argument(*, required: bool) -> Callable[[CommandT], CommandT]:
     return click.argument("run_id", metavar="RUN" if required else "[RUN]", required=required, shell_complete=_complete_run)
 
 
-def files_named(app: App, given: str | None, *, logs: bool = False) -> "RunFiles":
+def files_named(app: App, given: str | None, *, logs: bool = False, acts: bool = False) -> "RunFiles":
     """Return the files of the run a person named, or of the newest; those of a fleet elsewhere are brought up to its event log first.
+
+    Args:
+        app: The invocation.
+        given: A run's id or the beginning of one; None: the newest.
+        logs: Whether containers' logs are fetched from a fleet elsewhere, too.
+        acts: Whether the verb changes the run, which only its own fleet can.
 
     Raises:
         UnknownRun: There is none, or several begin with what was given.
+        UsageError: The run was sent to a fleet elsewhere, which is not named now, and the verb acts.
         BrokerError: The fleet elsewhere does not answer, and this host knows nothing of the run.
     """
     if app.config().is_remote:
         from supervisor.cli.afar import files_afar
 
         return files_afar(app, given, logs=logs)
+    files = _own_files(app, given)
+    if files.is_afar:
+        _is_elsewhere(files, acts=acts)
+    return files
+
+
+def _own_files(app: App, given: str | None) -> "RunFiles":
     from supervisor.api.run_files import files_of
     from supervisor.api.views import resolve_run_id
     from supervisor.errors import UnknownRun
@@ -48,6 +62,20 @@ def files_named(app: App, given: str | None, *, logs: bool = False) -> "RunFiles
             raise UnknownRun('there is no run on this host yet; begin with: andon run "what you want"')
         return files_of(state, ids[-1])
     return files_of(state, resolve_run_id(given, ids))
+
+
+def _is_elsewhere(files: "RunFiles", *, acts: bool) -> None:
+    """Say that a run belongs to a fleet which is not named now, or refuse to act on it."""
+    from supervisor.api.submitted import remembered
+    from supervisor.cli.app import say
+    from supervisor.errors import UsageError
+
+    submitted = remembered(files.directory)
+    fleet = submitted.fleet if submitted else ""
+    problem = f"run {files.directory.name} was sent to the fleet of {fleet}: set NATS_CREDS to a file of that fleet"
+    if acts:
+        raise UsageError(problem)
+    say(f"{problem}; this is what this host knew last")
 
 
 def text_of(path: Path, chars_max: int, what: str) -> str:

@@ -1,6 +1,7 @@
 """A run followed to its end, as `run` and `resume` do: shown, and for a fleet elsewhere kept in files and brought home."""
 
 from supervisor.api.run_files import RunFiles
+from supervisor.api.submitted import remembered
 from supervisor.cli import outcome
 from supervisor.cli.afar import Keeper, fetch_logs
 from supervisor.cli.app import App
@@ -23,6 +24,8 @@ async def followed(app: App, client: Client, files: RunFiles, ending: Ending, re
             await bring_home(client, run, repository_for(files, run, None))
 
         keeper = Keeper(files)
-        run = await watch(client, run_id, shown, seen=ending.see, resumed=resumed, keep=keeper.take, deliver=deliver)
+        # Whoever goes on with a run of another host has no repository for it: it is over when it has landed.
+        is_ours = remembered(files.directory) is not None
+        run = await watch(client, run_id, shown, seen=ending.see, resumed=resumed, keep=keeper.take, deliver=deliver if is_ours else None)
     await fetch_logs(client, files, files.events())
     return run

@@ -26,7 +26,7 @@ def command(app: App, run_id: str, budget: str | None, force: bool, as_json: boo
     from supervisor.cli import outcome
 
     with outcome.Ending(as_json=as_json) as ending:
-        files = files_named(app, run_id)
+        files = files_named(app, run_id, acts=True)
         run = files.run()
         ending.see(run)
         if run.state in {"failed", "cancelled"} or run.delivered:

@@ -31,7 +31,7 @@ def command(app: App, run_id: str | None, as_json: bool) -> None:
         click.echo(_line(row))
     if is_over(run):
         outcome.print_summary(app.config(), files, run)
-    elif not app.is_anybody_at_work():
+    elif not files.is_afar and not app.is_anybody_at_work():
         click.echo(f"\n  nobody works on it now, the stack is not running; go on with: andon resume {run.run_id}")
 
 

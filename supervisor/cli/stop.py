@@ -17,7 +17,7 @@ def command(app: App, run_id: str, park: bool, reason: str) -> None:
     """Stop a run. Nothing lands; everything written is on refs/andon/salvage/ of the mirror."""
     from supervisor.api.views import is_over
 
-    run = files_named(app, run_id).run()
+    run = files_named(app, run_id, acts=True).run()
     if is_over(run) and (park or run.state != "parked"):
         click.echo(f"run {run.run_id} is {run.state} already")
         return

@@ -43,9 +43,12 @@ async def _asked(app: App, given: str | None) -> "tuple[RunState, WhyReply]":
         async with run_at_hand(app, given) as (client, files):
             run = files.run()
             return run, await _reply(client, run, "the fleet does not answer")
-    run = files_named(app, given).run()
+    files = files_named(app, given)
+    run = files.run()
     if _needs_nobody(run):
         return run, _without_supervisor(run, "")
+    if files.is_afar:
+        return run, _without_supervisor(run, "its fleet is not named")
     try:
         async with app.bootstrap().look(app.config()) as client:
             return run, await _reply(client, run, "the stack is not running")

@@ -211,3 +211,35 @@ def test_a_fleet_elsewhere_is_not_this_hosts_to_start(afar: CommandLine, verb: s
 
     assert ended.code == 2
     assert "not this host's to start" in ended.err
+
+
+def test_without_the_fleets_file_the_run_is_not_taken_for_one_of_this_host(afar: CommandLine, repository: Path) -> None:
+    """What reads says so; what acts is refused, or a stack would be started here for nothing."""
+    afar.bootstrap.client.script = run_events.parked_on_budget()
+    afar("run", "Add rate limiting", "--repo", str(repository))
+    afar.environ = {}
+    connections = afar.bootstrap.connections
+
+    reads = [afar(verb, RUN) for verb in ("status", "why", "logs")]
+    acts = [afar(verb, RUN) for verb in ("resume", "stop", "apply")]
+
+    says = f"run {RUN} was sent to the fleet of tls://fleet.example:4222: set NATS_CREDS to a file of that fleet"
+    assert [(each.code, each.err) for each in reads] == [(0, f"andon: {says}; this is what this host knew last\n")] * 3
+    assert [(each.code, each.err) for each in acts] == [(2, f"andon: error: {says}\n")] * 3
+    assert afar.bootstrap.connections == connections
+
+
+def test_going_on_with_another_hosts_run_leaves_its_repository_alone(afar: CommandLine, repository: Path) -> None:
+    """Its path means nothing here: the command ends when the run has landed and says how to bring it home."""
+    log = landed_afar(afar, repository)
+    parked = ev.RunParked(run_id=RUN, at=AT, seq=log[3].seq + 1, reason="stopped", exit_code=130)
+    go_on = ev.RunResumed(run_id=RUN, at=AT, seq=parked.seq + 1)
+    knows(afar, [*log[:4], parked])
+    afar.bootstrap.client.script = [*log[:4], parked]
+    afar.bootstrap.client.after_resume = [go_on, *(each.model_copy(update={"seq": each.seq + 10}) for each in log[4:])]
+
+    ended = afar("resume", RUN)
+
+    assert (ended.code, afar.bootstrap.client.deliveries) == (0, [])
+    assert f"andon apply {RUN}" in ended.out
+    assert BRANCH not in run_git(repository, "branch", "--list")
