@@ -250,7 +250,7 @@ def private_engine() -> Iterator[str]:
 
 
 @pytest.fixture
-def engine(request: pytest.FixtureRequest) -> Iterator[docker.APIClient]:
+def dockerd(request: pytest.FixtureRequest) -> Iterator[docker.APIClient]:
     """Return a client of that engine, which holds nothing."""
     try:
         url = request.getfixturevalue("private_engine")
@@ -294,37 +294,37 @@ def ours(deadline: float) -> dict[str, str]:
 @pytest.mark.root
 @pytest.mark.docker
 async def test_containers_of_dead_executors_go_after_their_deadline(
-    state: StateDirectory, engine: docker.APIClient, private_engine: str, tmp_path: Path
+    state: StateDirectory, dockerd: docker.APIClient, private_engine: str, tmp_path: Path
 ) -> None:
     """Others' stay: without our label, within its deadline, of a living executor, of one whose state directory we cannot see."""
     now = time.time()
     dead, living = a_slot(tmp_path / "dead", 1), a_slot(tmp_path / "living", 1)
-    image = an_image(engine, "someones/image", "1")
-    overdue = a_container(engine, image, ours(now - 60), dead / "workspace")
+    image = an_image(dockerd, "someones/image", "1")
+    overdue = a_container(dockerd, image, ours(now - 60), dead / "workspace")
     others = {
-        a_container(engine, image, {}, dead / "workspace"),
-        a_container(engine, image, ours(now + 600), dead / "workspace"),
-        a_container(engine, image, ours(now - 60), living / "workspace"),
-        a_container(engine, image, ours(now - 60), tmp_path / "elsewhere" / "slots" / "1" / "workspace"),
-        a_container(engine, image, ours(now - 60)),
+        a_container(dockerd, image, {}, dead / "workspace"),
+        a_container(dockerd, image, ours(now + 600), dead / "workspace"),
+        a_container(dockerd, image, ours(now - 60), living / "workspace"),
+        a_container(dockerd, image, ours(now - 60), tmp_path / "elsewhere" / "slots" / "1" / "workspace"),
+        a_container(dockerd, image, ours(now - 60)),
     }
 
     with held_state(tmp_path / "living"):
         found = await gone(state, now, private_engine)
 
     assert found == [("container", overdue[:12])]
-    assert {container["Id"] for container in engine.containers(all=True)} == others
+    assert {container["Id"] for container in dockerd.containers(all=True)} == others
 
 
 @pytest.mark.root
 @pytest.mark.docker
-async def test_images_of_other_versions_go(state: StateDirectory, engine: docker.APIClient, private_engine: str) -> None:
+async def test_images_of_other_versions_go(state: StateDirectory, dockerd: docker.APIClient, private_engine: str) -> None:
     """By our tag and our label together: this version's, those in use, and whatever others tagged or built stay."""
-    an_image(engine, "andon/agent", OLD_KEY, OLD_KEY)
-    an_image(engine, "andon/libraries", OLD_KEY, OLD_KEY)
-    an_image(engine, "andon/repository", "1" * 24, "1" * 24)
-    used = an_image(engine, "andon/agent", "2" * 24, "2" * 24)
-    a_container(engine, used, {})
+    an_image(dockerd, "andon/agent", OLD_KEY, OLD_KEY)
+    an_image(dockerd, "andon/libraries", OLD_KEY, OLD_KEY)
+    an_image(dockerd, "andon/repository", "1" * 24, "1" * 24)
+    used = an_image(dockerd, "andon/agent", "2" * 24, "2" * 24)
+    a_container(dockerd, used, {})
     kept = [
         ("andon/agent", agent_image_key(), agent_image_key()),
         ("andon/libraries", libraries_image_key(), libraries_image_key()),
@@ -335,14 +335,14 @@ async def test_images_of_other_versions_go(state: StateDirectory, engine: docker
         ("someones/agent", OLD_KEY, OLD_KEY),
     ]
     for name, tag, label in kept:
-        an_image(engine, name, tag, label)
-    current = engine.inspect_image(f"andon/agent:{agent_image_key()}")["Id"]  # type: ignore[no-untyped-call]
-    repository = engine.commit(a_container(engine, current, {}), "andon/repository", "6" * 24, changes=f"LABEL {LABEL_RECIPE}={'6' * 24}")
+        an_image(dockerd, name, tag, label)
+    current = dockerd.inspect_image(f"andon/agent:{agent_image_key()}")["Id"]  # type: ignore[no-untyped-call]
+    repository = dockerd.commit(a_container(dockerd, current, {}), "andon/repository", "6" * 24, changes=f"LABEL {LABEL_RECIPE}={'6' * 24}")
     assert repository
 
     found = await gone(state, engine=private_engine)
 
-    tags = {tag for image in engine.images() for tag in image["RepoTags"] or ()}
+    tags = {tag for image in dockerd.images() for tag in image["RepoTags"] or ()}
     assert found == [("image", tag) for tag in (f"andon/agent:{OLD_KEY}", f"andon/libraries:{OLD_KEY}", f"andon/repository:{'1' * 24}")]
     assert tags == {f"{name}:{tag}" for name, tag, _ in kept} | {f"andon/agent:{'2' * 24}", f"andon/repository:{'6' * 24}"}
 
@@ -350,12 +350,12 @@ async def test_images_of_other_versions_go(state: StateDirectory, engine: docker
 @pytest.mark.root
 @pytest.mark.docker
 async def test_images_stay_while_an_executor_may_be_at_work(
-    state: StateDirectory, engine: docker.APIClient, private_engine: str, tmp_path: Path
+    state: StateDirectory, dockerd: docker.APIClient, private_engine: str, tmp_path: Path
 ) -> None:
     """An executor of another version knows its image by id: a container of one that lives says so."""
-    an_image(engine, "andon/agent", OLD_KEY, OLD_KEY)
+    an_image(dockerd, "andon/agent", OLD_KEY, OLD_KEY)
     home = a_slot(tmp_path / "living", 1)
-    a_container(engine, an_image(engine, "someones/image", "1"), ours(time.time() + 600), home / "workspace")
+    a_container(dockerd, an_image(dockerd, "someones/image", "1"), ours(time.time() + 600), home / "workspace")
 
     async with a_survey(state, engine=private_engine) as survey:
         assert survey.found == []

@@ -136,7 +136,9 @@ def test_models_are_mapped_by_file_or_environment(tmp_path: Path) -> None:
         load({}, {"HOME": "/", "ANDON_MODELS": "a"})
 
 
-@pytest.mark.parametrize("url", ["postgresql://ada:hush@db/andon", "postgres://ada:hu@sh/hush@db/andon", "postgresql://db/andon?password=hush"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://ada:hush@db/andon", "postgres://ada:hu@sh/hush@db/andon", "postgresql://db/andon?password=hush"]
+)
 def test_a_databases_password_is_never_shown(url: str, tmp_path: Path) -> None:
     """Neither as a setting, nor in a repr, nor where the value is refused."""
     config = load({}, {"HOME": "/", "ANDON_DATABASE_URL": url})
@@ -149,3 +151,18 @@ def test_a_databases_password_is_never_shown(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ANDON_DATABASE_URL") as refused:
         load({}, {"HOME": "/", "ANDON_DATABASE_URL": url.replace("postgres", "mysql")})
     assert "hush" not in str(refused.value)
+
+
+def test_a_repository_has_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies in the directory one works in, where a key is sent and what is spent stays the person's own choice (ADR 0006)."""
+    repository = tmp_path / "repository"
+    (repository / ".andon").mkdir(parents=True)
+    for name in ("config.yaml", "andon.yaml", ".andon/config.yaml", ".andon.yaml"):
+        (repository / name).write_text("budget_usd: 999\nnats_url: nats://theirs:4222\n")
+    (repository / ".env").write_text("ANTHROPIC_BASE_URL=http://theirs\nANDON_BUDGET_USD=999\n")
+    monkeypatch.chdir(repository)
+
+    config = load({}, {"HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": ".", "ANTHROPIC_API_KEY": "sk-canary"})
+
+    assert (config.budget_nano_usd, config.nats_url) == (50 * 10**9, None)
+    assert config.provider == {"ANTHROPIC_API_KEY": "sk-canary"}
