@@ -89,6 +89,8 @@ build() {
 		grep -v "Sending build context" build/fleet.log | tail -n 20 >&2
 		fail "an image could not be built; the whole log is build/fleet.log" 5
 	}
+	release=$($python -c 'from sandbox.contract.release import RELEASE; print(RELEASE)')
+	docker tag "andon/executor:$release" andon/executor:latest  # for people who start one by hand (docs/hosts.md)
 }
 
 # The wheels of our lock for the image's Python, whatever this host's is, checked by hash; fetched again when the lock changes.

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from images.supervisor.prepare import main, make_ready
 from sandbox.contract.credentials import ExecutorCredentials, SupervisorCredentials, read_credentials
+from sandbox.contract.release import RELEASE
 from supervisor.store.admission import admitted
 
-START = Path(__file__).resolve().parents[3] / "images" / "executor" / "start.sh"
+ROOT = Path(__file__).resolve().parents[3]
+START = ROOT / "images" / "executor" / "start.sh"
 WAIT_S = 10
 
 
@@ -140,3 +143,12 @@ def test_a_number_of_seats_that_is_none_is_refused(arguments: list[str], capsys:
     """It comes from a person's environment."""
     assert main(arguments) == 2
     assert "ANDON_SEATS" in capsys.readouterr().err
+
+
+def test_our_images_carry_our_release():
+    """An older fleet's images stay beside the newer ones."""
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+
+    ours = {service["image"] for service in services.values() if service["image"].startswith("andon/")}
+
+    assert ours == {f"andon/supervisor:{RELEASE}", f"andon/executor:{RELEASE}"}
