@@ -23,7 +23,7 @@ from nats.aio.transport import TcpTransport
 
 from sandbox.bus.lifetimes import Tasks, completed
 from sandbox.bus.messages import Interrupted, Message, NoAnswer, Subscription
-from sandbox.contract.credentials import Credentials
+from sandbox.contract.credentials import Credentials, inbox_prefix
 from sandbox.contract.errors import BrokerError, BrokerRefused
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,8 @@ class NatsClient:
                 await connection._connect(credentials, name, connect_s)
                 watch = asyncio.create_task(connection._watch())
                 yield connection
-                await tasks.wait(DRAIN_S)
             finally:
+                await completed(tasks.wait(DRAIN_S), 2 * DRAIN_S)
                 connection._closing = True
                 if watch is not None:
                     watch.cancel()
@@ -179,7 +179,7 @@ class NatsClient:
             yield subscription
         finally:
             self._subscriptions.discard(subscription)
-            if late is not None:
+            if late is not None and not subscription.is_over:
                 self._tasks.start(self._drain(handles, subscription, late))
             else:
                 await _unsubscribe(handles)
@@ -246,11 +246,15 @@ class NatsClient:
             for handle in handles:
                 # The library's `unsubscribe` would drop what is on the way, its `drain` give up a PING (NATS.md §9).
                 await self._client._send_unsubscribe(handle._id)
+            if self._closing or self._lost.done():
+                return
             pong = asyncio.ensure_future(self._client.flush(NEVER_S))
             self._pongs.add(pong)
             pong.add_done_callback(self._pongs.discard)
             first: set[asyncio.Future[None]] = {pong, broken}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if pong.done():
+                pong.exception()  # the connection is closed: nothing is on the way any more
             for _ in range(max(handle.pending_msgs for handle in handles) + 1):  # here, on their way through the library
                 await asyncio.sleep(0)
         finally:
@@ -382,11 +386,6 @@ class NatsClient:
         except BrokerError:
             return False
         return True
-
-
-def inbox_prefix(name: str) -> str:
-    """Return the prefix of a user's reply subjects; the account configuration grants it to that user only."""
-    return f"_INBOX_{name}"
 
 
 async def _unsubscribe(handles: list[NatsSubscription]) -> None:

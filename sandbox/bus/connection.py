@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.bus.client import CALL_S, CONNECT_S, NatsClient, inbox_prefix
+from sandbox.bus.client import CALL_S, CONNECT_S, NatsClient
 from sandbox.bus.messages import ApiError, Interrupted, Message, NoAnswer, Subscription, Superseded
+from sandbox.contract.credentials import inbox_prefix
 from sandbox.contract.errors import BrokerError
 
 __all__ = ["CALL_S", "CONNECT_S", "ELECTION_S", "Connection", "Stored", "inbox_prefix"]
@@ -175,10 +176,13 @@ async def _first(replies: Subscription, consumers: int, wait_s: float) -> Messag
     """Return the first real message; when every consumer ended its pull without one, the last one's word."""
     until = asyncio.get_running_loop().time() + wait_s
     message: Message | None = None
-    for _ in range(consumers):
+    for left in reversed(range(consumers)):
         message = await replies.next(max(0.0, until - asyncio.get_running_loop().time()))
         if message is None or message.status is None:
+            replies.is_over = message is not None and left == 0  # each consumer answers a pull for one message once
             break
+    else:
+        replies.is_over = True
     return message
 
 

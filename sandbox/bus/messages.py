@@ -49,6 +49,8 @@ class Subscription:
 
     capacity: int
     dropped: int = 0
+    is_over: bool = False
+    """Set by whoever listens and knows that nothing more can come."""
     _queue: "asyncio.Queue[Message | BrokerError]" = field(default_factory=asyncio.Queue)
     _ended: BrokerError | None = None
 

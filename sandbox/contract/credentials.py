@@ -74,6 +74,11 @@ class ExecutorCredentials(Credentials):
 AnyCredentials = TypeVar("AnyCredentials", bound=Credentials)
 
 
+def inbox_prefix(name: str) -> str:
+    """Return the prefix of a user's reply subjects; the account configuration grants it to that user only."""
+    return f"_INBOX_{name}"
+
+
 def read_credentials(path: Path, kind: type[AnyCredentials]) -> AnyCredentials:
     """Read a credentials file.
 

@@ -13,9 +13,9 @@ from typing import Final
 
 from pydantic import Field
 
-from sandbox.bus.connection import inbox_prefix
 from sandbox.contract import subjects
 from sandbox.contract.blob import input_bucket
+from sandbox.contract.credentials import inbox_prefix
 from sandbox.contract.ids import ExecutorName, PoolName
 from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
