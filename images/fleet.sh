@@ -2,7 +2,7 @@
 # Start the fleet of compose.yaml on this machine, or stop it; says what it does (docs/compose.md).
 # usage: images/fleet.sh build | up [OPTION of `docker compose up`...] | down [--volumes]
 #
-#   ANDON_COMPOSE       the program to use instead of `docker compose`
+#   ANDON_COMPOSE       the program to use instead of `docker compose`; without either it is built here, which takes Go
 #   COMPOSE_FILE        compose's own: set, nothing is chosen here
 #   ANDON_EXECUTOR_STATE, ANDON_NATS_PORT, ANDON_JAEGER_PORT, ANDON_SLOTS, ANDON_SEATS: as in compose.yaml
 #
@@ -41,11 +41,12 @@ main() {
 # --- compose --------------------------------------------------------------------------------------------------------
 
 find_compose() {
-	if [ -n "${ANDON_COMPOSE-}" ]; then
-		return
+	if [ -z "${ANDON_COMPOSE-}" ] && ! docker compose version >/dev/null 2>&1; then
+		say "the engine has no compose plugin: using one built from its Go module"
+		ANDON_COMPOSE=$(tests/servers/compose/build.sh)/docker-compose ||
+			fail "install your engine's compose plugin (docker-compose-plugin, docker-compose-v2), or Go to have it built" 2
 	fi
-	docker compose version >/dev/null 2>&1 ||
-		fail "docker compose is missing; install your engine's compose plugin (Debian, Ubuntu: docker-compose-plugin or docker-compose-v2)" 2
+	shown=${ANDON_COMPOSE:-docker compose}
 }
 
 compose() {
@@ -143,11 +144,11 @@ local_contexts() {
 up() {
 	build
 	share_state
-	compose --progress $progress up --detach --wait --wait-timeout $wait_s "$@" || fail "the stack did not come up; \`docker compose ps\` and \`docker compose logs\` say why" 5
+	compose --progress $progress up --detach --wait --wait-timeout $wait_s "$@" || fail "the stack did not come up; \`$shown ps\` and \`$shown logs\` say why" 5
 	mkdir -p "$(dirname "$credentials")"
 	(umask 077 && compose exec -T supervisor cat /var/lib/andon/broker/outside.andon.json >"$credentials") ||
 		fail "the stack is up, but its client's credentials cannot be read" 5
-	say "the fleet is up: \`docker compose ps\`, \`docker compose logs -f\`, \`make down\`"
+	say "the fleet is up: \`$shown ps\`, \`$shown logs -f\`, \`make down\`"
 	say "traces: http://127.0.0.1:${ANDON_JAEGER_PORT:-16686}"
 	say "to use it:"
 	printf 'export NATS_URL=tls://127.0.0.1:%s NATS_CREDS=%s\n' "${ANDON_NATS_PORT:-4222}" "$credentials"
