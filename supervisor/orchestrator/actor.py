@@ -15,7 +15,7 @@ from supervisor.orchestrator.effects import effect_of
 from supervisor.orchestrator.ports import Ports
 from supervisor.pipeline.commands import Append, Command, Deliver, Publish
 from supervisor.pipeline.events import AnyEvent, AttemptEnded, AttemptStarted, DeliveryFailed, StepFailed, encode
-from supervisor.pipeline.machine import apply, decide, pending
+from supervisor.pipeline.machine import apply, decide, is_due, pending
 from supervisor.pipeline.run import FINAL, JobState, RunState
 from supervisor.store.event_log import StaleWriter
 
@@ -119,10 +119,15 @@ class RunActor:
             self._dismiss()
 
     def _dismiss(self) -> None:
+        """Answer everybody who still waits: nothing, if the run is over; else that this supervisor cannot say, but the next one can."""
         while not self._inbox.empty():
             _, future = self._inbox.get_nowait()
-            if not future.done():
+            if future.done():
+                continue
+            if self.is_over:
                 future.set_result(None)
+            else:
+                future.set_exception(BrokerError(f"run {self.state.run_id}: this supervisor stands down"))
 
     async def _go_on(self, commands: list[Command]) -> None:
         """Append and start what `commands` ask for; while the log is away there is nothing else this run could do."""
@@ -250,6 +255,8 @@ class RunActor:
             await self._with_retries(command)
         finally:
             self._in_flight.discard(command)
+        if isinstance(command, Publish):
+            return
         # What was named while an equal command was in flight is started now; a published job is not published again.
         undone = pending(self.state) if not self.is_over else []
         self._start([one for one in undone if one != command and not isinstance(one, Append | Publish)])
@@ -279,7 +286,7 @@ class RunActor:
 
     def wants(self, command: Command) -> bool:
         """Return whether a command is still due."""
-        return command in pending(self.state)
+        return is_due(self.state, command) if isinstance(command, Publish) else command in pending(self.state)
 
     async def _give_up(self, command: Command, error: Exception, how: str) -> None:
         while self.wants(command):

@@ -413,3 +413,35 @@ async def test_a_job_that_is_handed_out_again_after_its_lease_is_the_next_execut
 
     assert replies[0].decision == decision
     assert (replies[0].attempt == 2) is (decision == "granted")
+
+
+class StuckLog(MemoryEventLog):
+    is_stuck = False
+
+    async def append(self, event: ev.AnyEvent, expected_seq: int) -> int:
+        if self.is_stuck:
+            await asyncio.Event().wait()
+        return await super().append(event, expected_seq)
+
+
+async def test_a_supervisor_that_stands_down_does_not_say_that_the_run_is_over():
+    """Told so, an executor ends its attempt for want of budget, although the next supervisor would have granted the call."""
+    log = StuckLog()
+
+    def reserves(run: RunState) -> ev.AnyEvent:
+        names = {"run_id": run.run_id, "job_id": f"{run.run_id}-spec-1", "attempt": 1, "call_id": "1.1"}
+        return ev.BudgetReserved(at=0, nano_usd=1, model="claude-sonnet-5-5", **names)
+
+    async with a_world(log=log) as world:
+        async with world.supervisor() as supervisor:
+            run = await world.submit()
+            await wait_until(lambda: run in supervisor._actors, "the run is open")
+            log.is_stuck = True
+            actor = supervisor._actors[run]
+            asked = [asyncio.create_task(actor.record(reserves)) for _ in range(3)]
+            await asyncio.wait(asked, timeout=0.05)
+            assert not any(task.done() for task in asked)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert [type(answer) for answer in answers[1:]] == [BrokerError, BrokerError]
