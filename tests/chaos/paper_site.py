@@ -102,9 +102,10 @@ class PaperSite:
             result = self._result(fleet, run_id)
             state = result.get("state")
             if state == "parked" and self._times(fleet, run_id, "run_parked") > resumed:
-                resumed = self._times(fleet, run_id, "run_parked")
-                tally.incidents[LEVEL, f"parked with {result['exit_code']}; a person resumed"] += 1
-                await _asked(fleet, subjects.RPC_RESUME, ResumeRequest(run_id=run_id), Answer)
+                parked = self._times(fleet, run_id, "run_parked")
+                answer = await _asked(fleet, subjects.RPC_RESUME, ResumeRequest(run_id=run_id), Answer)
+                tally.incidents[LEVEL, f"parked with {result['exit_code']}; a person resumed: {answer.error or 'taken'}"] += 1
+                resumed = parked if answer.ok else resumed
             elif state == "landed" and self._times(fleet, run_id, "run_delivered"):
                 return result
             elif state in {"failed", "cancelled"}:
