@@ -23,7 +23,7 @@ from sandbox.contract.credentials import FILE_SUFFIX, write_credentials
 from sandbox.contract.model import Frozen
 from sandbox.contract.release import RELEASE
 from sandbox.log import log_to_stderr
-from supervisor.config import PROVIDER_ENVIRONMENT, Config, StateDirectory, load, write_atomically
+from supervisor.config import ENVIRONMENT, PROVIDER_ENVIRONMENT, Config, StateDirectory, load, write_atomically
 from supervisor.errors import InfrastructureError, UsageError
 from supervisor.store.child import bound_to_us
 from supervisor.store.embedded import EmbeddedBroker, supervisor_file
@@ -64,7 +64,7 @@ class StackFile(Frozen):
 
 def fingerprint(config: Config) -> str:
     """Return what must be equal for a run to use a running stack (DECISIONS D14)."""
-    models = hashlib.sha256(repr(sorted(config.models.items())).encode()).hexdigest()[:8]
+    models = hashlib.sha256(repr((sorted(config.models.items()), config.database_url)).encode()).hexdigest()[:8]
     return f"{config.provider_fingerprint}-{config.docker_host or ''}-{config.otlp_endpoint or ''}-{config.slots}-{models}"
 
 
@@ -306,7 +306,9 @@ class _Stack:
     def _executor(self, credentials: Path) -> _Child:
         argv = [sys.executable, "-m", "sandbox.executor", "--embedded", "--creds", str(credentials)]
         argv += ["--state", str(self._state.executor), "--slots", str(self._config.slots)]
-        return _Child("executor", argv, self._environment)
+        # The data plane never sees the history's password.
+        environment = {name: value for name, value in self._environment.items() if name not in ENVIRONMENT["database_url"]}
+        return _Child("executor", argv, environment)
 
     async def _watch(self, broker: EmbeddedBroker, children: list[_Child]) -> None:
         """Write the stack file whenever a process changed, and return when the stack should stop."""

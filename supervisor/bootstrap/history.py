@@ -1,6 +1,8 @@
 """Keeps the history in SQL beside a leading supervisor; not what is in it (`store/projection.py`), nor whether anybody leads."""
 
+import asyncio
 import logging
+from typing import Final
 
 from sandbox.bus import Connection
 from supervisor.config import Config, StateDirectory
@@ -8,6 +10,8 @@ from supervisor.store.jetstream import JetStreamEventLog
 from supervisor.store.projection import HistoryAway, Projection, keep
 
 log = logging.getLogger(__name__)
+
+AGAIN_S: Final = 60.0
 
 
 async def keep_history(config: Config, connection: Connection) -> None:
@@ -17,8 +21,13 @@ async def keep_history(config: Config, connection: Connection) -> None:
         config: Says which database: `database_url`, else the state directory's own file.
         connection: Of the leading supervisor.
     """
-    try:
-        with Projection.at(StateDirectory(config.state_directory).history, config.database_url) as database:
-            await keep(JetStreamEventLog(connection), database)
-    except HistoryAway as error:
-        log.warning("no history is kept, runs go on without it: %s", error)
+    while True:
+        try:
+            with Projection.at(StateDirectory(config.state_directory).history, config.database_url) as database:
+                await keep(JetStreamEventLog(connection), database)
+        except HistoryAway as error:
+            log.warning("no history is kept, runs go on without it: %s", error)
+            return
+        except Exception:  # a fault of ours in a copy must not stop the runs it is a copy of
+            log.exception("the history stands still")
+            await asyncio.sleep(AGAIN_S)
