@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import cold_start, command_line, failover, fleet, gateway_delay, stack_at_rest, worktree
+from benchmarks import cold_start, command_line, failover, fleet, gateway_delay, many_runs, stack_at_rest, worktree
 
 MEASURES = {
     "command": command_line.measure,
@@ -10,6 +10,7 @@ MEASURES = {
     "gateway": gateway_delay.measure,
     "cold-start": cold_start.measure,
     "stack": stack_at_rest.measure,
+    "many-runs": many_runs.measure,
     "fleet": fleet.measure,
     "failover": failover.measure,
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 from sandbox.contract.errors import AndonError, BrokerError
 from sandbox.contract.wire import SupervisorLink
@@ -19,6 +20,7 @@ LOGS_QUEUE_MAX = 1_000
 EARLY_EVENTS_MAX = 10_000
 """Events of runs whose files are not whole yet; beyond that they are left to the next supervisor, which makes them whole again."""
 AGAIN_S = 5.0
+REST_S = 0.01
 
 
 class Witness:
@@ -74,8 +76,11 @@ class Witness:
                 self._torn.put_nowait(run_id)
         while True:
             run_id = await self._torn.get()
+            began_s = time.monotonic()
             try:
                 await self._mend(run_id)
+                # As long a rest as the work took: a thousand runs may be torn, and claims, leases and requests come first.
+                await asyncio.sleep(max(REST_S, time.monotonic() - began_s))
             except BrokerError as error:
                 log.warning("files of run %s cannot be mended yet: %s", run_id, error)
                 await asyncio.sleep(AGAIN_S)

@@ -11,7 +11,7 @@ from sandbox.contract.result import Outcome
 from supervisor.orchestrator.ports import Ports
 from supervisor.pipeline.commands import Append, Cancel, Command, Deliver, Dispatch, Join, Judge, Land, Publish, Republish
 from supervisor.pipeline.events import AnyEvent, AttemptEnded, JobRepublished, RunDelivered
-from supervisor.pipeline.machine import may_claim
+from supervisor.pipeline.machine import is_due
 from supervisor.pipeline.run import RunState
 
 CANCEL_EVERY_S = 5.0
@@ -96,14 +96,9 @@ def _if_wanted(actor: Actor, command: Command, event: AnyEvent) -> Callable[[Run
 
 
 async def _publish(actor: Actor, command: Publish) -> None:
-    spec = JobSpec.model_validate_json(await actor.ports.link.get_blob(actor.state.jobs[command.job_id].spec))
-    actor.ports.queue.put(spec, copy_name(command.job_id, command.publication), lambda: _is_due(actor, command))
-
-
-def _is_due(actor: Actor, command: Publish) -> bool:
-    """Return whether a copy is still to be claimed: the same as `wants`, at a price the queue can pay for many."""
-    job = actor.state.jobs[command.job_id]
-    return job.standing == "queued" and job.publications == command.publication and may_claim(actor.state, job)
+    async with actor.ports.fetching:
+        spec = JobSpec.model_validate_json(await actor.ports.link.get_blob(actor.state.jobs[command.job_id].spec))
+    actor.ports.queue.put(spec, copy_name(command.job_id, command.publication), lambda: is_due(actor.state, command))
 
 
 def copy_name(job_id: str, publication: int) -> str:

@@ -98,6 +98,9 @@ class Accepts(Protocol):
         ...
 
 
+FETCHES_AT_ONCE_MAX = 4
+
+
 async def _nothing(_run: RunState) -> None:
     """Everything is here already."""
 
@@ -126,6 +129,9 @@ class Ports:
     """Seconds that only grow; every age and every deadline rests on it. It stands still while the host sleeps, as its executors do."""
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
     new_token: Callable[[], str] = field(default=lambda: secrets.token_hex(32))
+
+    fetching: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FETCHES_AT_ONCE_MAX))
+    """Held while a job is read from the store to be queued: a supervisor that takes up a thousand runs must not drown its own lease."""
 
     def delivers(self, run: RunState) -> bool:
         """Return whether a landed run is delivered here: its repository is on this host, and nobody else was named."""

@@ -16,6 +16,9 @@ from supervisor.pipeline.run import FINAL, RunState
 
 log = logging.getLogger(__name__)
 
+READ_AT_ONCE = 64
+"""Events folded before other tasks, e.g. the lease's renewal, have their turn."""
+
 __all__ = ["OPEN_RUNS_MAX", "Orchestrator"]
 
 
@@ -49,9 +52,12 @@ class Orchestrator:
         """
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            began_s = self._ports.monotonic()
             await self._take_up()
+            rebuilt_s = round(self._ports.monotonic() - began_s, 3)
             await self._ports.link.serve(self._desk, self._requests.handlers())
             self.ready.set()
+            log.info("supervisor.ready", extra={"open_runs": len(self._actors), "rebuilt_s": rebuilt_s})
             tasks.create_task(self._ports.queue.run())
             tasks.create_task(self._results.consume())
             tasks.create_task(self._watch.run())
@@ -72,6 +78,7 @@ class Orchestrator:
             self._requests.remember(run)
             if self._is_open(run):
                 self._open(run)
+                await asyncio.sleep(0)  # it begins now: a thousand at the same moment would keep the lease from being renewed
 
     async def _read_all(self) -> list[RunState]:
         """Fold the whole log in one pass; what is over keeps nothing but its name.
@@ -89,6 +96,8 @@ class Orchestrator:
                 runs[event.run_id] = runs[event.run_id].model_copy(update={"jobs": {}})
             if event.seq >= head.last_seq:
                 break
+            if event.seq % READ_AT_ONCE == 0:
+                await asyncio.sleep(0)
         return list(runs.values())
 
     def _is_open(self, run: RunState) -> bool:

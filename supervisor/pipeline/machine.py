@@ -44,7 +44,7 @@ from supervisor.pipeline.survey import (
 
 BACKOFF_S_MAX = 60.0
 
-__all__ = ["Closing", "apply", "closing", "decide", "fold", "is_open", "may_claim", "pending"]
+__all__ = ["Closing", "apply", "closing", "decide", "fold", "is_due", "is_open", "may_claim", "pending"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,12 @@ def may_claim(run: RunState, job: JobState) -> bool:
     if run.state not in {"queued", "running"} or job.is_done or job.standing == "claimed" or closing(run) is not None:
         return False
     return job.ended is None or fate_of(run, job, job.ended).kind == "retry"
+
+
+def is_due(run: RunState, command: Publish) -> bool:
+    """Return whether `pending` names this publication: the same answer at a price that can be paid for thousands of waiting jobs."""
+    job = run.jobs[command.job_id]
+    return job.standing == "queued" and job.publications == command.publication and may_claim(run, job)
 
 
 def closing(run: RunState) -> Closing | None:

@@ -9,10 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sandbox.contract.result import Outcome
 from supervisor.pipeline import events as ev
-from supervisor.pipeline.commands import Deliver, Join, Judge, Land, Republish
+from supervisor.pipeline.commands import Deliver, Join, Judge, Land, Publish, Republish
 from supervisor.pipeline.fate import is_poison
 from supervisor.pipeline.load import load_pipeline
-from supervisor.pipeline.machine import closing, fold, is_open, may_claim, pending
+from supervisor.pipeline.machine import closing, fold, is_due, is_open, may_claim, pending
 from supervisor.pipeline.run import FINAL, JobState
 from tests.fakes.line_driver import LineDriver, sha
 
@@ -199,6 +199,14 @@ class RunMachine(RuleBasedStateMachine):
         assert again == self.line.run
         wanted = pending(again)
         assert all(command in wanted for command in self.line.wanted)
+
+    @invariant()
+    def a_publication_is_due_when_it_is_pending(self) -> None:
+        wanted = pending(self.line.run)
+        for job in self.line.run.jobs.values():
+            for publication in (job.publications - 1, job.publications):
+                command = Publish(job_id=job.job_id, publication=publication)
+                assert is_due(self.line.run, command) is (command in wanted)
 
     @invariant()
     def the_money_adds_up(self) -> None:
