@@ -5,6 +5,7 @@ it is, with a note. Not what a living executor tidies by itself (`sandbox/execut
 """
 
 import contextlib
+import fcntl
 import os
 import re
 import time
@@ -19,8 +20,9 @@ from sandbox.contract.errors import AndonError, GitError
 from sandbox.contract.model import Frozen
 from sandbox.executor.janitor import empty, is_slot_of_ours
 from sandbox.executor.options import instance_of
+from sandbox.executor.place import UID_LOCKS
 from sandbox.executor.slots import Slot
-from sandbox.executor.state_lock import held_state, is_state_free
+from sandbox.executor.state_lock import LOCK_NAME, held_state, is_state_free
 from sandbox.git import Git, in_thread
 from sandbox.mirror import Mirror
 from sandbox.runtime.container_spec import FoundContainer
@@ -77,7 +79,7 @@ class Survey:
 
 
 @contextlib.asynccontextmanager
-async def surveyed(config: Config, state: StateDirectory, days: float, now: float) -> AsyncIterator[Survey]:
+async def surveyed(config: Config, state: StateDirectory, days: float, now: float, uid_locks: Path = UID_LOCKS) -> AsyncIterator[Survey]:
     """Look at this host; the findings may be removed as long as the block lasts.
 
     Args:
@@ -85,6 +87,7 @@ async def surveyed(config: Config, state: StateDirectory, days: float, now: floa
         state: The state directory; other ones are looked at only where a container names them.
         days: Finished runs older than this go.
         now: Unix seconds.
+        uid_locks: Where executors that run as root hold their slots, whatever state directory they have.
     """
     survey = Survey()
     try:
@@ -95,7 +98,7 @@ async def surveyed(config: Config, state: StateDirectory, days: float, now: floa
     try:
         if runtime is not None:
             try:
-                await _containers_and_images(survey, runtime, state, now)
+                await _containers_and_images(survey, runtime, state, now, uid_locks)
             except AndonError as error:
                 survey.notes.append(f"containers and images are not all looked at: {error}")
         _slots(survey, state)
@@ -109,7 +112,7 @@ async def surveyed(config: Config, state: StateDirectory, days: float, now: floa
             runtime.close()
 
 
-async def _containers_and_images(survey: Survey, runtime: DockerRuntime, state: StateDirectory, now: float) -> None:
+async def _containers_and_images(survey: Survey, runtime: DockerRuntime, state: StateDirectory, now: float, uid_locks: Path) -> None:
     living = []
     for container in await runtime.containers():
         if not _is_dead(container, now):
@@ -119,7 +122,7 @@ async def _containers_and_images(survey: Survey, runtime: DockerRuntime, state: 
             kind="container", name=container.container_id[:12], why=f"its executor {container.instance} is gone, its deadline passed"
         )
         survey.add(item, partial(_remove_container, runtime, container))
-    at_work = stack.read_stack(state) is not None or bool(living)
+    at_work = bool(living) or _is_any_executor_alive(state, uid_locks)
     for image in await superseded(runtime.engine):
         if at_work:
             # An executor of another version knows its image by id and may be about to use it.
@@ -127,6 +130,23 @@ async def _containers_and_images(survey: Survey, runtime: DockerRuntime, state: 
             break
         item = Item(kind="image", name=image.tag, why="of another version of andon", frees_bytes=image.own_bytes)
         survey.add(item, partial(forget, runtime.engine, image))
+
+
+def _is_any_executor_alive(state: StateDirectory, uid_locks: Path) -> bool:
+    """Return whether an executor of this user, or one of root's, runs on this host; also one that has no container now."""
+    ours = [executor for executor in _executors(state) if (executor / LOCK_NAME).exists() and not is_state_free(executor)]
+    return bool(ours) or stack.read_stack(state) is not None or any(map(_is_held, uid_locks.glob("slot-*")))
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _is_dead(container: FoundContainer, now: float) -> bool:

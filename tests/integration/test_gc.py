@@ -1,6 +1,7 @@
 """`andon gc`: what may go goes, and nothing else: planted beside it are things of others, of the living, and of the undecided."""
 
 import contextlib
+import fcntl
 import io
 import os
 import tarfile
@@ -44,7 +45,8 @@ def state(tmp_path: Path) -> StateDirectory:
 @contextlib.asynccontextmanager
 async def a_survey(state: StateDirectory, now: float = LONG_AFTER, engine: str = NO_ENGINE) -> AsyncIterator[Survey]:
     """Look at a state directory, with an engine or without."""
-    async with surveyed(Config(docker_host=engine, state_directory=state.root), state, DAYS, now) as survey:
+    locks = state.root / "uid-locks"  # the host's own are held by whoever else runs executors here
+    async with surveyed(Config(docker_host=engine, state_directory=state.root), state, DAYS, now, locks) as survey:
         yield survey
 
 
@@ -349,14 +351,25 @@ async def test_images_of_other_versions_go(state: StateDirectory, dockerd: docke
 
 @pytest.mark.root
 @pytest.mark.docker
+@pytest.mark.parametrize("sign", ["a container", "a slot of root's", "an executor of ours"])
 async def test_images_stay_while_an_executor_may_be_at_work(
-    state: StateDirectory, dockerd: docker.APIClient, private_engine: str, tmp_path: Path
+    state: StateDirectory, dockerd: docker.APIClient, private_engine: str, tmp_path: Path, sign: str
 ) -> None:
-    """An executor of another version knows its image by id: a container of one that lives says so."""
+    """An executor of another version knows its image by id; that it lives is seen by its container or by the locks it holds."""
     an_image(dockerd, "andon/agent", OLD_KEY, OLD_KEY)
-    home = a_slot(tmp_path / "living", 1)
-    a_container(dockerd, an_image(dockerd, "someones/image", "1"), ours(time.time() + 600), home / "workspace")
+    with contextlib.ExitStack() as alive:
+        if sign == "a container":
+            home = a_slot(tmp_path / "living", 1)
+            a_container(dockerd, an_image(dockerd, "someones/image", "1"), ours(time.time() + 600), home / "workspace")
+        elif sign == "a slot of root's":
+            (state.root / "uid-locks").mkdir()
+            fcntl.flock(alive.enter_context((state.root / "uid-locks" / "slot-3").open("w")), fcntl.LOCK_EX)
+        else:
+            alive.enter_context(held_state(state.root / "executors" / "ex1"))
 
-    async with a_survey(state, engine=private_engine) as survey:
-        assert survey.found == []
-        assert any("images of other versions are left" in note for note in survey.notes)
+        async with a_survey(state, engine=private_engine) as survey:
+            assert survey.found == []
+            assert any("images of other versions are left" in note for note in survey.notes)
+
+    if sign != "a container":
+        assert await gone(state, engine=private_engine) == [("image", f"andon/agent:{OLD_KEY}")]
