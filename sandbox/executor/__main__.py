@@ -109,7 +109,7 @@ async def _until_lost(link: ExecutorLink, daemon: Daemon) -> None:
     losing = asyncio.create_task(link.wait_lost())
     try:
         await asyncio.wait({working, losing}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        if losing.done() and (not working.done() or working.exception() is not None):
             raise BrokerError(f"the connection to the broker is gone for good, was its key revoked? {losing.result()}")
         working.result()
     finally:

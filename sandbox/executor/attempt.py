@@ -5,7 +5,7 @@ Everything it composes cleans up after itself, also when this is cancelled. New 
 
 import time
 
-from sandbox.contract.errors import InfrastructureError
+from sandbox.contract.errors import AndonError
 from sandbox.contract.result import AttemptResult, Outcome
 from sandbox.contract.wire import ClaimReply, Delivery
 from sandbox.executor.account import Account
@@ -21,7 +21,7 @@ from sandbox.executor.slots import Slot
 async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimReply, cancel: Cancel) -> AttemptResult:
     """Run one granted attempt to its end and return its result, which is not published yet.
 
-    Infrastructure that breaks is an outcome too (`lost`, retried by the supervisor); only our own bugs raise.
+    Whatever breaks around it is an outcome too (`lost`, retried by the supervisor, and not for ever); only our own bugs raise.
     """
     job, account = delivery.job, Account(host, delivery, grant, slot)
     deadline = time.monotonic() + grant.wall_left_s
@@ -49,5 +49,5 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
                     account.trace.checks(outputs.reports)
                     await note.settle(account.draft(ending, outputs, session))
             return await account.result(ending, outputs, session)
-    except InfrastructureError as broken:
+    except (AndonError, OSError) as broken:
         return await account.result(Ending(Outcome.LOST, str(broken)[:2_000]))

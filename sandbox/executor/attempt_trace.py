@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from opentelemetry.trace import SpanKind
 
-from sandbox.contract.errors import InfrastructureError
+from sandbox.contract.errors import AndonError
 from sandbox.contract.result import CheckReport, Outcome
 from sandbox.contract.wire import ClaimReply, Delivery
 from sandbox.executor.config import Host
@@ -71,7 +71,7 @@ class AttemptTrace:
         self._queue_wait(self._parent)
         try:
             yield
-        except InfrastructureError:  # becomes a result, and `payloads` ends the span
+        except (AndonError, OSError):  # becomes a result, and `payloads` ends the span
             raise
         except BaseException as error:
             self._process.end(error_type=type(error).__name__)

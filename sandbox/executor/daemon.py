@@ -194,8 +194,13 @@ class Daemon:
         return None
 
     async def _listen(self) -> None:
-        async for control in self._host.link.controls():
-            self._obey(control)
+        while True:
+            try:
+                async for control in self._host.link.controls():
+                    self._obey(control)
+            except BrokerError:  # whether it is gone for good is seen elsewhere (`wait_lost`)
+                log.info("controls.interrupted")
+            await asyncio.sleep(BROKER_BACKOFF_S)
 
     def _obey(self, control: Control) -> None:
         if control.verb == "drain":

@@ -50,10 +50,14 @@ class Desk:
     token: str = ""
     attempts: int = 0
     knows_tokens: bool = True
+    refusal: str = ""
+    """Why nobody may join."""
 
     async def join(self, request: JoinRequest) -> JoinReply:
-        """Let everybody in."""
+        """Let everybody in, or nobody."""
         assert self.link is not None
+        if self.refusal:
+            return JoinReply(accepted=False, reason=self.refusal, release="9.9")
         await self.link.admit(request.executor, request.pools)
         return JoinReply(accepted=True, release="test")
 
