@@ -23,7 +23,7 @@ from sandbox.bus import Connection
 from sandbox.bus.lifetimes import completed
 from sandbox.contract.credentials import Credentials, ExecutorCredentials, SupervisorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError, ConfigError, ConflictError
-from supervisor.store.admission import LOCK_FILE, admit_executor, dismiss
+from supervisor.store.admission import LOCK_FILE, admit_executor, dismiss, reload
 from supervisor.store.broker_config import OBSERVER
 from supervisor.store.child import bound_to_us
 from supervisor.store.listen import ANY_PORT, Listen
@@ -40,6 +40,7 @@ LOG_TAIL_BYTES: Final = 4096
 FIRST_WORDS: Final = "nats.err"
 """What the server says before it has a log: a configuration it cannot read."""
 LOG: Final = "nats.log"
+RENEW_EVERY_S: Final = 86_400.0
 LOCK_S: Final = 2.0
 """A server whose parent was killed needs a moment to let go of its directory."""
 
@@ -74,15 +75,17 @@ class EmbeddedBroker:
         async with _locked(site.directory) as lock:
             broker = cls(site, found, lock)
             keeper: asyncio.Task[None] | None = None
+            renewer: asyncio.Task[None] | None = None
             try:
                 async with site.changing():
                     site.place = Place(listen=listen or Listen())
                     await broker._start()
-                keeper = asyncio.create_task(broker._keep())
+                keeper, renewer = asyncio.create_task(broker._keep()), asyncio.create_task(broker._renew())
                 yield broker
             finally:
-                if keeper is not None:
-                    keeper.cancel()
+                for task in (keeper, renewer):
+                    if task is not None:
+                        task.cancel()
                 await completed(broker._stop(), 2 * STOP_S)
 
     @property
@@ -121,6 +124,12 @@ class EmbeddedBroker:
     async def remove_executor(self, name: str) -> None:
         """Refuse an executor's key from now on and drop its connection; an unknown name is ignored."""
         await dismiss(self._site.directory, name)
+
+    async def renew_certificate(self) -> None:
+        """Make the certificate anew if its end is near, and let the server take it; connections stay."""
+        async with self._site.changing():
+            self._site.write_config()
+            await reload(self._site.directory)
 
     @property
     def _server(self) -> asyncio.subprocess.Process:
@@ -196,6 +205,14 @@ class EmbeddedBroker:
             except (BrokerError, ConflictError) as error:
                 why = str(error)
                 await self._stop()
+
+    async def _renew(self) -> None:
+        while not self._site.place.listen.is_loopback:
+            await asyncio.sleep(RENEW_EVERY_S)
+            try:
+                await self.renew_certificate()
+            except (BrokerError, ConflictError) as error:
+                logger.warning("the broker's certificate was not looked at", extra={"error": str(error)})
 
     async def _stop(self) -> None:
         process = self._process

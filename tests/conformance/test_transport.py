@@ -445,6 +445,28 @@ async def test_a_cancel_reaches_its_executor_only(wire: Wire) -> None:
     assert (control.verb, control.job_id, control.reason) == ("cancel", f"{RUN}-spec-1", "stopped")
 
 
+async def test_a_cli_drains_one_executor(wire: Wire) -> None:
+    """A person with a client's key asks one executor to leave; the others do not hear it."""
+    async with (
+        wire.fleet() as cli,
+        wire.executor("ex1") as first,
+        wire.executor("ex2") as second,
+        opened(first.controls()) as heard,
+        opened(second.controls()) as overheard,
+    ):
+        listening = asyncio.create_task(take(heard, 1))
+        eavesdropping = asyncio.create_task(take(overheard, 1, within_s=0.5))
+        while not listening.done():
+            await cli.drain("ex1", "maintenance")
+            await asyncio.wait({listening}, timeout=0.05)
+
+        [control] = await listening
+        with pytest.raises(TimeoutError):
+            await eavesdropping
+
+    assert (control.verb, control.job_id, control.reason) == ("drain", None, "maintenance")
+
+
 async def test_a_cli_is_answered_by_the_supervisor(wire: Wire) -> None:
     """Requests of the fleet account get the handler's answer, or its reason."""
 

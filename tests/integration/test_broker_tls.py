@@ -5,6 +5,7 @@ import ssl
 import stat
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -128,6 +129,36 @@ async def test_keys_are_their_owners_alone(broker: EmbeddedBroker, tmp_path: Pat
     assert set(modes.values()) == {0o600}
     for name in ("supervisor", "obs", "sys"):
         assert "PRIVATE KEY" not in (read_credentials(Site.there(directory).file(name), Credentials).ca or "")
+
+
+async def test_a_running_broker_takes_its_new_certificate(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    """A stack that runs for a year does not end with its certificate; who is connected stays so."""
+    directory = tmp_path / "nats"
+    before = await _shown(broker)
+    old = datetime.now(UTC) - timedelta(days=CERTIFICATE_DAYS - RENEW_DAYS + 1)
+    (directory / "server.pem").unlink()
+    aged = ensure_certificates(directory, EVERYWHERE.names, now=old).certificate.read_bytes()
+
+    async with Connection.open(broker.supervisor, name="x", inbox="fleet") as connection:
+        await broker.renew_certificate()
+        shown = await _shown(broker)
+        await connection.api("INFO")
+
+    assert (directory / "server.pem").read_bytes() != aged
+    assert shown == ssl.PEM_cert_to_DER_cert((directory / "server.pem").read_text()) != before
+
+
+async def _shown(broker: EmbeddedBroker) -> bytes:
+    """Return the certificate the broker shows to whoever connects."""
+    trust = ssl.create_default_context(cadata=broker.supervisor.ca)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(broker.url.rsplit(":", 1)[1]))
+    await reader.readline()
+    await writer.start_tls(trust, server_hostname="127.0.0.1")
+    shown: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    with suppress(OSError, ssl.SSLError):
+        await writer.wait_closed()
+    return shown
 
 
 def test_a_certificate_holds_every_name_and_is_renewed_before_its_end(tmp_path: Path) -> None:
