@@ -55,7 +55,7 @@ async def supervise(config: Config, environment: Mapping[str, str], *, embedded:
         raise UsageError("a supervisor needs NATS_URL and NATS_CREDS")
     credentials = read_credentials(config.nats_creds, SupervisorCredentials).model_copy(update={"url": config.nats_url})
     state = StateDirectory.open(config.state_directory)
-    place = _Place(config, state, await Mirror.open(state.mirror), embedded=embedded)
+    place = Place(config, state, await Mirror.open(state.mirror), embedded=embedded)
     async with exporter(environment) as export:
         has_led = False
         while True:
@@ -71,7 +71,7 @@ async def supervise(config: Config, environment: Mapping[str, str], *, embedded:
             await asyncio.sleep(STAND_BY_S)
 
 
-class _Place:
+class Place:
     """What stays the same from term to term."""
 
     def __init__(self, config: Config, state: StateDirectory, mirror: Mirror, *, embedded: bool) -> None:
@@ -93,7 +93,7 @@ class _Place:
         return f"the supervisor's disk has {left_mib} MiB left, below its floor of {floor_mib} MiB (ANDON_DISK_FLOOR_MIB); free some"
 
 
-async def _lead(place: _Place, link: NatsSupervisorLink, lead: Leadership, export: Export) -> None:
+async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership, export: Export) -> None:
     """Serve as the leader until the lease is lost or another supervisor wrote; everything begun here has ended when it returns.
 
     Raises:
@@ -109,7 +109,7 @@ async def _lead(place: _Place, link: NatsSupervisorLink, lead: Leadership, expor
         async with asyncio.TaskGroup() as tasks:
             serving = [
                 tasks.create_task(orchestrator.run()),
-                tasks.create_task(witness.mend()),
+                tasks.create_task(_mend(orchestrator, witness)),
                 tasks.create_task(witness.write_logs()),
                 tasks.create_task(_keep_spans(state, link, sink)),
                 tasks.create_task(keep_history(place.config, link.connection)),
@@ -125,12 +125,17 @@ async def _lead(place: _Place, link: NatsSupervisorLink, lead: Leadership, expor
         raise BrokerError(str(_first(away))) from away
 
 
+async def _mend(orchestrator: Orchestrator, witness: Witness) -> None:
+    await orchestrator.ready.wait()
+    await witness.mend()
+
+
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     inner = group.exceptions[0]
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-def _ports(place: _Place, events: EventLog, link: NatsSupervisorLink, witness: Witness) -> Ports:
+def _ports(place: Place, events: EventLog, link: NatsSupervisorLink, witness: Witness) -> Ports:
     mirror, models = place.mirror, place.config.models
 
     async def deliver(run: RunState) -> None:

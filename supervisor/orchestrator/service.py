@@ -58,6 +58,7 @@ class Orchestrator:
             await self._ports.link.serve(self._desk, self._requests.handlers())
             self.ready.set()
             log.info("supervisor.ready", extra={"open_runs": len(self._actors), "rebuilt_s": rebuilt_s})
+            tasks.create_task(self._begin(tuple(self._actors.values())))
             tasks.create_task(self._ports.queue.run())
             tasks.create_task(self._results.consume())
             tasks.create_task(self._watch.run())
@@ -77,8 +78,17 @@ class Orchestrator:
         for run in runs:
             self._requests.remember(run)
             if self._is_open(run):
-                self._open(run)
-                await asyncio.sleep(0)  # it begins now: a thousand at the same moment would keep the lease from being renewed
+                self._actors[run.run_id] = RunActor(self._ports, run)
+
+    async def _begin(self, actors: tuple[RunActor, ...]) -> None:
+        """Let the runs that were taken up go on, one after the other: a thousand at once would keep the lease from being renewed.
+
+        One that is asked something before its turn answers then.
+        """
+        for actor in actors:
+            if self._tasks is not None:
+                self._tasks.create_task(self._live(actor))
+            await asyncio.sleep(0)
 
     async def _read_all(self) -> list[RunState]:
         """Fold the whole log in one pass; what is over keeps nothing but its name.
