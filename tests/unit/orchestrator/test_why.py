@@ -166,7 +166,8 @@ async def test_it_is_answered_in_a_second_with_a_thousand_open_runs():
         async with world.worker(talk):
             await world.until(runs[0], lambda state: state.state == "running", "the first one runs")
             await wait_until(lambda: len(world.observed) >= 2001, "all are dispatched")
-            assert (supervisor := world.orchestrator) is not None
+            supervisor = world.orchestrator
+            assert supervisor is not None
             await wait_until(lambda: supervisor._activity.of(f"{runs[0]}-spec-1", 1) is not None, "its progress is heard")
             started = time.monotonic()
             running, queued = await world.why(runs[0]), await world.why(runs[-1])
