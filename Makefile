@@ -83,7 +83,7 @@ matrix: servers ## the slow tests, on both container engines
 .PHONY: smoke
 smoke: ## the fleet of compose.yaml with three executors: brought up, worked with, taken down
 	@images/setup.sh dev engine images
-	@$(bin)/pytest -m smoke
+	@$(bin)/pytest tests/e2e/test_compose.py
 
 .PHONY: bench
 bench: ## measure against the goals; fails beyond them
