@@ -8,6 +8,7 @@ from nats.aio.client import Client
 
 from sandbox.bus import ApiError, Connection, Interrupted, Message, NatsSupervisorLink
 from sandbox.bus.client import CALL_S
+from sandbox.bus.lifetimes import Tasks
 from supervisor.store.embedded import EmbeddedBroker
 from supervisor.store.event_log import StaleWriter
 from supervisor.store.jetstream import JetStreamEventLog
@@ -29,8 +30,8 @@ async def link(broker: EmbeddedBroker) -> AsyncIterator[NatsSupervisorLink]:
 class _LossyConnection(Connection):
     """Does not hear the answer to the first try of any message with an id."""
 
-    def __init__(self, client: Client, inbox: str) -> None:
-        super().__init__(client, inbox)
+    def __init__(self, client: Client, inbox: str, tasks: Tasks, probe: str) -> None:
+        super().__init__(client, inbox, tasks, probe)
         self._heard: set[str] = set()
 
     async def request(
