@@ -13,6 +13,7 @@ from supervisor.cli.entry import COMMANDS, andon
 from supervisor.config import ENVIRONMENT, PROVIDER_ENVIRONMENT
 from supervisor.errors import ExitCode
 from supervisor.pipeline.submit import Reason
+from tests.fakes.command_line import CommandLine
 
 DOCS = Path(__file__).parents[3] / "docs"
 MANUAL = (DOCS / "cli.md").read_text()
@@ -31,7 +32,13 @@ def options_of(command: click.Command) -> set[str]:
     return own.union(*(options_of(each) for each in getattr(command, "commands", {}).values()))
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.fixture
+def command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """Return a command line with a home of its own; `andon` is the group here."""
+    return CommandLine(tmp_path / "home", capsys)
+
+
+@pytest.mark.parametrize("name", sorted({*COMMANDS} - {"executor"}))
 def test_every_option_is_in_its_commands_section(name: str) -> None:
     """And the section names no option the command has not."""
     command = andon.get_command(click.Context(andon), name)
@@ -41,6 +48,13 @@ def test_every_option_is_in_its_commands_section(name: str) -> None:
 
     assert options_of(command) <= named
     assert named - {"--help", "--version", "--budget"} <= options_of(command)
+
+
+def test_every_option_of_the_executor_is_in_its_section(command_line: CommandLine) -> None:
+    """It reads its own arguments; what its help names is what there is."""
+    offered = set(re.findall(r"--[a-z-]+", command_line("executor", "--help").out)) - {"--help"}
+
+    assert set(re.findall(r"`(--[a-z-]+)", section("executor"))) == offered
 
 
 def test_every_setting_is_in_the_table() -> None:
