@@ -23,6 +23,9 @@ from tests.fakes.repositories import run_git
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 JOIN_S = 5.0
+WHY_S = 2.0
+VERSION_S = 0.25
+"""What `andon version` takes at most on a machine that has time; a slower one is given more for everything."""
 BRANCH = f"andon/{SAMPLE_FEATURE}"
 
 
@@ -41,6 +44,12 @@ class Hosts:
         assert shown.exit_code == 0, shown.stderr
         return {row["executor"]: row for row in json.loads(shown.stdout)}
 
+    def slowness(self) -> float:
+        """Return how many times slower than it should be this machine is now, at least 1."""
+        begun = time.monotonic()
+        assert self.control.andon("version").exit_code == 0
+        return max(1.0, (time.monotonic() - begun) / VERSION_S)
+
     def add(self, name: str, *options: str) -> Path:
         """Admit a member on the control host and return its file."""
         path = self.directory / f"{name}.andon.json"
@@ -57,6 +66,7 @@ class Joined:
     process: "subprocess.Popen[bytes]"
     log: Path
     listed_in_s: float
+    slowness: float
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +101,7 @@ def joined(hosts: Hosts) -> Iterator[Joined]:
         wait_until(lambda: hosts.executors()["ex1"]["standing"] != "absent", f"ex1 is listed, see {log}", 20)
         listed_in_s = time.monotonic() - begun
         wait_until(lambda: hosts.executors()["ex1"]["standing"] == "ready", f"ex1 takes jobs, see {log}", 20)
-        yield Joined("ex1", process, log, listed_in_s)
+        yield Joined("ex1", process, log, listed_in_s, hosts.slowness())
     finally:
         process.terminate()
         assert process.wait(30) == 0, log.read_text()
@@ -113,7 +123,7 @@ def test_an_executor_elsewhere_joins_with_one_command_and_one_file(hosts: Hosts,
     """Over TLS, outbound only; it is listed with its labels, slots, release and a fresh life sign."""
     row = hosts.executors()["ex1"]
 
-    assert joined.listed_in_s <= JOIN_S
+    assert joined.listed_in_s <= JOIN_S * max(joined.slowness, hosts.slowness())
     assert {"mem": "16", "zone": "b"}.items() <= row["labels"].items()
     assert (row["standing"], row["slots"], row["busy"], row["model"], row["pools"]) == ("ready", 2, 0, "live", ["default"])
     assert row["age_s"] <= 15
@@ -195,7 +205,7 @@ def test_why_answers_within_a_second_or_two(hosts: Hosts, joined: Joined, tmp_pa
 
         assert why.exit_code == 0, why.stderr
         assert "gpu=a100" in why.stdout
-        assert took_s <= 5, f"{took_s:.1f} s on a busy machine"
+        assert took_s <= WHY_S * hosts.slowness()
         assert hosts.client.andon("stop", run_id).exit_code == 0
         assert process.wait(60) == 130
     finally:
