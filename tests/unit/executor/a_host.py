@@ -11,7 +11,7 @@ from sandbox.contract.wire import ExecutorLink
 from sandbox.executor.config import ExecutorConfig, Host, Pace
 from sandbox.executor.slots import SlotPool
 from sandbox.mirror import Mirror
-from sandbox.runtime.container_spec import EngineFacts, FoundContainer, Sandbox, SlotSpec
+from sandbox.runtime.container_spec import EngineFacts, FoundContainer, Runtime, Sandbox, SlotSpec
 from sandbox.telemetry import Spans
 
 HASTY = Pace(beat_s=0.02, look_s=0.02, join_s=0.02, post_s=0.01, stop_s=0.05)
@@ -45,7 +45,7 @@ async def no_image(_job: JobSpec) -> str:
 
 
 @asynccontextmanager
-async def a_host(state: Path, link: ExecutorLink, engine: BareEngine | None = None, **settings: Any) -> AsyncIterator[Host]:
+async def a_host(state: Path, link: ExecutorLink, engine: Runtime | None = None, **settings: Any) -> AsyncIterator[Host]:
     """Make a host named ex1 in a state directory."""
     sockets = Path("/tmp") / f"andon-t-{state.parent.name[-8:]}{state.name[-4:]}"
     sockets.mkdir(exist_ok=True)
