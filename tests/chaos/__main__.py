@@ -21,8 +21,8 @@ from tests.e2e.line import Provider
 
 REAL_FAULTS = 66
 PAPER_FAULTS = 240
-PAPER_SHARES: dict[Victim, int] = {"supervisor": 4, "executor": 8, "container": 8, "broker": 2}
-"""Of each 22 faults; a broker may die four times a minute, a supervisor's successor needs the lease's six seconds."""
+PAPER_SHARES: dict[Victim, int] = {"supervisor": 2, "executor": 8, "container": 8, "broker": 2}
+"""Of each 20 faults; a broker may die four times a minute, a supervisor's successor needs the lease's six seconds."""
 PEOPLE = 3
 SITE_FAULTS = 9
 """Faults of one site: a stack gives up on a child it had to start again ten times."""

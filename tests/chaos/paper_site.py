@@ -40,6 +40,8 @@ ASK_S = 10.0
 POLL_S = 0.1
 BROKER_DEATHS_MAX, BROKER_WINDOW_S = 4, 62.0
 """An embedded broker gives up on the sixth death within a minute; that has a test of its own."""
+SUPERVISOR_REST_S = 12.0
+"""Between two faults of supervisors: before the lease of the last one has run out there is none that leads, and nothing to break."""
 END_S = 90.0
 """How long what was cut off may take to be salvaged and cleaned after the last run."""
 
@@ -57,6 +59,7 @@ class PaperSite:
         self._provider = provider
         self._say = say
         self._stopped: list[tuple[int, float]] = []
+        self._supervisor_rests_until = 0.0
         self._broker_deaths: deque[float] = deque(maxlen=BROKER_DEATHS_MAX)
         self._runs: list[tuple[scene.Before, str, dict[str, Any]]] = []
         self._problems: list[str] = []
@@ -143,6 +146,8 @@ class PaperSite:
 
     async def _hit(self, fleet: PaperFleet, plan: Plan, tally: Tally, deadline: float) -> None:
         async with self._letting_go():
+            # Before the first run is open there is nothing to lose, only a start to delay.
+            await self._until(lambda: any((fleet.state / "runs").glob("*/events.jsonl")) or time.monotonic() > deadline)
             while not plan.is_done and time.monotonic() < deadline:
                 fault = plan.next()
                 await asyncio.sleep(fault.pause_s)
@@ -164,12 +169,16 @@ class PaperSite:
             return False
         if fault.signal is signal.SIGSTOP:
             self._stopped.append((pid, time.monotonic() + fault.stop_s))
+        if fault.victim == "supervisor":
+            self._supervisor_rests_until = time.monotonic() + fault.stop_s + SUPERVISOR_REST_S
         if fault.victim == "broker" and fault.kind == "kill -9":
             self._broker_deaths.append(time.monotonic())
         return True
 
     def _victims(self, fleet: PaperFleet, fault: Fault) -> list[int]:
         match fault.victim:
+            case "supervisor" if time.monotonic() < self._supervisor_rests_until:
+                return []
             case "supervisor":
                 return [each.process.pid for each in fleet.supervisors if each.process.poll() is None]
             case "executor":
