@@ -124,7 +124,7 @@ def test_it_agrees_with_the_fold_over_random_histories(database: Database) -> No
                     assert kept(database, self.line.run.run_id) == told(self.line.run)
 
         slow = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-        sizes = (25, 40) if database.url is None else (8, 30)
+        sizes = (25, 40) if database.url is None else (6, 25)
         chosen = settings(max_examples=sizes[0], stateful_step_count=sizes[1], deadline=None, suppress_health_check=slow)
         run_state_machine_as_test(HistoryMachine, settings=chosen)
 
