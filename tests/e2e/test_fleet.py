@@ -17,7 +17,7 @@ import pytest
 from sandbox.bus import new_user_key
 from supervisor.demo import SAMPLE_FEATURE, SAMPLE_REQUEST
 from tests.e2e.line import Line, Provider
-from tests.e2e.watching import a_sample, branches, wait_until
+from tests.e2e.watching import RESULT_KEYS, a_sample, branches, wait_until
 from tests.fakes.repositories import run_git
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
@@ -175,6 +175,28 @@ def test_a_client_that_was_killed_brings_its_run_home_later(hosts: Hosts, joined
     assert f"is in {repository}: {run_git(repository, 'rev-parse', BRANCH).strip()}" in applied.stdout
     assert hosts.client.andon("status", run_id, "--json").result["state"] == "landed"
     assert "could not be delivered" not in hosts.control.andon("logs", run_id).stdout
+
+
+def test_a_run_elsewhere_is_parked_by_ctrl_c_and_goes_on(hosts: Hosts, joined: Joined, tmp_path: Path) -> None:
+    """Exit code 130, then the same object as `run` gives, and the branch is here; no finished stage is done again."""
+    repository = a_sample(tmp_path / "notes")
+    process = hosts.client.start("run", SAMPLE_REQUEST, "--repo", str(repository))
+    wait_until(lambda: any(stage["verdict"] == "pass" for stage in _stages(hosts.client)), "a stage has passed", 90)
+    run_id = _newest(hosts.client)
+    assert run_id is not None
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    parked = hosts.client.andon("status", run_id, "--json").result
+    passed = [(stage["job"], len(stage["attempts"])) for stage in parked["stages"] if stage["verdict"] == "pass"]
+
+    resumed = hosts.client.andon("resume", run_id, "--json", timeout_s=240)
+
+    assert (process.returncode, parked["state"]) == (130, "parked")
+    assert (resumed.exit_code, resumed.result["state"]) == (0, "landed"), resumed.stderr
+    assert set(resumed.result) == RESULT_KEYS
+    assert passed
+    assert set(passed) <= {(stage["job"], len(stage["attempts"])) for stage in resumed.result["stages"]}
+    assert run_git(repository, "rev-parse", BRANCH).strip() == resumed.result["commit"]
 
 
 def _newest(line: Line) -> str | None:
