@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -109,10 +109,10 @@ async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership, export
         async with asyncio.TaskGroup() as tasks:
             serving = [
                 tasks.create_task(orchestrator.run()),
-                tasks.create_task(_mend(orchestrator, witness)),
+                tasks.create_task(_once_ready(orchestrator, witness.mend)),
                 tasks.create_task(witness.write_logs()),
                 tasks.create_task(_keep_spans(state, link, sink)),
-                tasks.create_task(keep_history(place.config, link.connection)),
+                tasks.create_task(_once_ready(orchestrator, lambda: keep_history(place.config, link.connection))),
                 tasks.create_task(_be_present(state, orchestrator) if place.embedded else asyncio.sleep(0)),
             ]
             reason = await lead.wait_lost()
@@ -125,9 +125,10 @@ async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership, export
         raise BrokerError(str(_first(away))) from away
 
 
-async def _mend(orchestrator: Orchestrator, witness: Witness) -> None:
+async def _once_ready(orchestrator: Orchestrator, work: Callable[[], Awaitable[None]]) -> None:
+    """Do what reads the whole log too, after the runs are taken up: executors and people wait for that, nobody for this."""
     await orchestrator.ready.wait()
-    await witness.mend()
+    await work()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
