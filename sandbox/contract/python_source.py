@@ -2,6 +2,7 @@
 
 import ast
 import io
+import threading
 import tokenize
 import warnings
 from collections import defaultdict
@@ -14,6 +15,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 STAR = "*"
 _NEWER_FIELDS = ("type_params",)
 """Fields that definitions have from Python 3.12 on."""
+
+# CPython 3.11 counts the depth of a tree it builds for all threads together: two that parse at once fail with a `SystemError` of its
+# own. The filter of warnings is the process's, too.
+_one_at_a_time = threading.Lock()
 
 
 class BadSource(ValueError):
@@ -52,7 +57,7 @@ def parse(data: bytes) -> ast.Module:
             # In utf-7 and its like, text that looks like a comment is code.
             raise BadSource(f"declares the encoding {encoding}; only UTF-8 is accepted")
         text = data.decode(encoding)
-        with warnings.catch_warnings():
+        with _one_at_a_time, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an invalid escape in their text is not our warning
             return ast.parse(text)
     except SyntaxError as error:
