@@ -9,17 +9,20 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from sandbox.contract.credentials import FILE_SUFFIX, write_credentials
+from sandbox.contract.errors import AndonError
 from sandbox.contract.model import Frozen
 from sandbox.contract.release import RELEASE
 from sandbox.log import log_to_stderr
@@ -34,12 +37,14 @@ log = logging.getLogger(__name__)
 EXECUTOR_NAME = "local"
 READY_S = 30.0
 STOP_S = 20.0
+LOG_TAIL_BYTES = 16 << 10
 GRACE_S = 2.0
 """How long a stack without clients stays, so that two runs in a row share one."""
 POLL_S = 0.1
 TAKE_TRIES_MAX = 10
 RESTARTS_MAX = 10
-"""Restarts of one child before the stack gives up: a child that cannot stay up is a fault to show, not to hide."""
+"""Restarts of one child within `RESTARTS_WINDOW_S` before the stack gives up: a child that cannot stay up is a fault to show."""
+RESTARTS_WINDOW_S = 600.0
 
 Say = Callable[[str], None]
 
@@ -200,10 +205,23 @@ async def _started(config: Config, state: StateDirectory, environment: Mapping[s
         elif process.poll() == 0:  # another one was faster; if it is gone already, the next round starts ours
             process = None
         elif process.returncode is not None:
-            raise InfrastructureError(f"the stack ended with exit code {process.returncode}; see {state.root / 'stack.log'}")
+            raise InfrastructureError(f"the stack did not come up: {_last_words(state)}; see {state.root / 'stack.log'}")
         if time.monotonic() > deadline:
             raise InfrastructureError(f"the stack did not come up within {READY_S:.0f} s; see {state.root / 'stack.log'}")
         await asyncio.sleep(POLL_S / 2)
+
+
+def _last_words(state: StateDirectory) -> str:
+    """Return why the stack said that it ended."""
+    with (state.root / "stack.log").open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            said = json.loads(line)
+            if said["level"] == "error":
+                return str(said["msg"])
+    return "it said nothing"
 
 
 def _spawn(config: Config, state: StateDirectory, environment: Mapping[str, str], *, keep: bool) -> subprocess.Popen[bytes]:
@@ -236,7 +254,7 @@ class _Child:
         self.name = name
         self._argv = argv
         self._environment = dict(environment)
-        self._restarts = 0
+        self._deaths: deque[float] = deque(maxlen=RESTARTS_MAX)
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -246,9 +264,11 @@ class _Child:
         """Start it again if it is dead; return whether it was."""
         if self.process.poll() is None:
             return False
-        self._restarts += 1
-        if self._restarts > RESTARTS_MAX:
-            raise InfrastructureError(f"{self.name} ended {self._restarts} times, last with exit code {self.process.returncode}")
+        now = time.monotonic()
+        if len(self._deaths) == RESTARTS_MAX and now - self._deaths[0] < RESTARTS_WINDOW_S:
+            times = f"{RESTARTS_MAX + 1} times in {RESTARTS_WINDOW_S / 60:.0f} minutes"
+            raise InfrastructureError(f"{self.name} ended {times}, last with exit code {self.process.returncode}")
+        self._deaths.append(now)
         log.warning("%s ended with exit code %s and is started again", self.name, self.process.returncode)
         self.process = self._start()
         return True
@@ -390,7 +410,11 @@ def main(arguments: list[str]) -> int:
         return 0
     clients = os.open(state.root / "stack.clients", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     state.stack_file.unlink(missing_ok=True)
-    asyncio.run(_Stack(config, state, dict(os.environ), clients).run())
+    try:
+        asyncio.run(_Stack(config, state, dict(os.environ), clients).run())
+    except AndonError as error:
+        log.error("the stack ends: %s", error)  # noqa: TRY400 - no trace: the message says what, which and what to do
+        return error.exit_code
     return 0
 
 

@@ -4,10 +4,10 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -165,7 +165,7 @@ class BusClient:
                 log.info("asked again on %s: %s", subject, error)
         return await self._ask(subject, request, AGAIN_S)
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Make a call again for `FIRST_ANSWER_S` while nobody listens: a supervisor that is only starting makes streams and answers soon.
 
         A call that may have been taken is never made again: to open a run twice costs twice.
@@ -173,11 +173,26 @@ class BusClient:
         deadline = asyncio.get_running_loop().time() + self._first_answer_s
         while True:
             try:
-                return await call()
+                return await self._while_there(call())
             except NoAnswer as error:
                 if asyncio.get_running_loop().time() > deadline:
                     raise NoAnswer(f"no supervisor answers ({error}); `andon doctor` shows what is missing") from error
                 await asyncio.sleep(0.1)
+
+    async def _while_there(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call, but not beyond the embedded stack's end: nobody would answer any more.
+
+        Raises:
+            BrokerError: The stack is gone.
+        """
+        task = asyncio.create_task(call)
+        try:
+            while not (await asyncio.wait({task}, timeout=LOOK_S))[0]:
+                if (reason := self._stack_gone()) is not None:
+                    raise BrokerError(reason)
+            return task.result()
+        finally:
+            task.cancel()
 
 
 @asynccontextmanager

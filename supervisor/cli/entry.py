@@ -28,7 +28,7 @@ COMMANDS = {
     "logs": "Show what happened in a run; -f follows it.",
     "diff": "Show what a run changed.",
     "apply": "Make the branch of a landed run in its repository.",
-    "stop": "Stop a run; everything written is kept.",
+    "stop": "Park a run, or end it; everything written is kept.",
     "salvage": "Show work that did not land, and bring it back.",
     "doctor": "Check what Andon needs on this host.",
     "gc": "Remove what nobody needs any more.",

@@ -1,4 +1,4 @@
-"""`andon stop RUN`: cancel a run, or park it; what was written is kept either way."""
+"""`andon stop RUN`: park a run, or cancel it; what was written is kept either way."""
 
 import asyncio
 
@@ -10,19 +10,20 @@ from supervisor.cli.arguments import files_named, run_argument
 
 @click.command()
 @run_argument(required=True)
-@click.option("--park", is_flag=True, help="Let it wait instead: `andon resume RUN` goes on.")
+@click.option("--cancel", is_flag=True, help="End it for good instead: it cannot be resumed.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the record.")
 @click.pass_obj
-def command(app: App, run_id: str, park: bool, reason: str) -> None:
-    """Stop a run. Nothing lands; everything written is on refs/andon/salvage/ of the mirror."""
+def command(app: App, run_id: str, cancel: bool, reason: str) -> None:
+    """Park a run: nothing goes on until `andon resume RUN`. What was written is kept, see `andon salvage list RUN`."""
     from supervisor.api.views import is_over
 
     run = files_named(app, run_id, acts=True).run()
-    if is_over(run) and (park or run.state != "parked"):
+    if is_over(run) and not (cancel and run.state == "parked"):
         click.echo(f"run {run.run_id} is {run.state} already")
         return
-    asyncio.run(_stop(app, run.run_id, "park" if park else "cancel", reason))
-    click.echo(f"run {run.run_id} is being {'parked' if park else 'cancelled'}; andon status {run.run_id}")
+    asyncio.run(_stop(app, run.run_id, "cancel" if cancel else "park", reason))
+    goes_on = "" if cancel else f"; go on with: andon resume {run.run_id}"
+    click.echo(f"run {run.run_id} is being {'cancelled' if cancel else 'parked'}{goes_on}")
 
 
 async def _stop(app: App, run_id: str, how: str, reason: str) -> None:

@@ -116,7 +116,7 @@ class Config(Frozen):
     """A fleet's broker; None: the embedded stack."""
     nats_creds: Path | None = None
     """Credentials for that broker; a `NAME.andon.json` also says where it is."""
-    listen: str | None = Field(None, pattern=r"^(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}$")
+    listen: str | None = None
     """HOST:PORT on which the embedded broker serves other hosts too; None: this host alone."""
     advertise: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,253}$")
     """The name or address by which other hosts reach that broker; None: the host of `listen`, or this host's name."""

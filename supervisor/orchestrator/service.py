@@ -133,4 +133,7 @@ class Orchestrator:
         try:
             await actor.main()
         finally:
-            self._actors.pop(actor.state.run_id, None)
+            # A run that is not over stays: whoever still asks of it while this supervisor stands down is told to ask again, not that
+            # the run is unknown, which would end an attempt the next leader goes on with.
+            if actor.is_over:
+                self._actors.pop(actor.state.run_id, None)

@@ -143,12 +143,12 @@ def test_ctrl_c_parks_and_resume_lands(line: Line, provider: Provider, repositor
 
 
 def test_a_stopped_run_is_cancelled_for_good(line: Line, provider: Provider, repository: Path, arguments: list[str]):
-    """`andon stop` from elsewhere ends it: the watching command ends too, work is kept, and there is nothing to resume."""
+    """`andon stop --cancel` from elsewhere ends it: the watching command ends too, work is kept, and there is nothing to resume."""
     provider.says(STALLS_ALWAYS)
 
     with going(line, *arguments) as run:
         stalled(run, provider)
-        stopped = line.andon("stop", run.run_id, "--reason", "no longer wanted")
+        stopped = line.andon("stop", run.run_id, "--cancel", "--reason", "no longer wanted")
         done = run.end()
 
     assert stopped.exit_code == 0, stopped.stderr
@@ -162,17 +162,18 @@ def test_a_stopped_run_is_cancelled_for_good(line: Line, provider: Provider, rep
     assert "nothing to go on with" in again.stderr
 
 
-def test_a_run_that_is_parked_from_elsewhere_can_be_stopped_then(line: Line, provider: Provider, repository: Path, arguments: list[str]):
-    """`stop --park` waits for a person; `stop` afterwards ends it."""
+def test_a_run_that_is_parked_from_elsewhere_can_be_cancelled_then(line: Line, provider: Provider, repository: Path, arguments: list[str]):
+    """`stop` parks, with its work salvaged; `stop --cancel` afterwards ends it."""
     provider.says(STALLS_ALWAYS)
 
     with going(line, *arguments) as run:
         stalled(run, provider)
-        assert line.andon("stop", run.run_id, "--park").exit_code == 0
+        assert line.andon("stop", run.run_id).exit_code == 0
         parked = run.end()
     assert (parked.exit_code, parked.result["state"]) == (130, "parked"), parked.stderr
 
-    assert line.andon("stop", run.run_id).exit_code == 0
+    assert salvaged(line, run.run_id)
+    assert line.andon("stop", run.run_id, "--cancel").exit_code == 0
     ended = wait_until(lambda: line.andon("status", run.run_id, "--json").result["state"] == "cancelled", "the run is cancelled", 20)
     assert ended
 

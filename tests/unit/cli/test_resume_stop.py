@@ -116,15 +116,16 @@ def test_a_wrong_budget_is_exit_code_2(andon: CommandLine) -> None:
     assert "flag --budget: '-3' is not an amount" in ended.err
 
 
-def test_stop_cancels_and_park_parks(andon: CommandLine) -> None:
+def test_stop_parks_and_cancel_cancels(andon: CommandLine) -> None:
     """The reason is kept for the record."""
     andon.has_run(run_events.happy()[:12])
 
-    cancelled = andon("stop", RUN, "--reason", "wrong branch")
-    andon("stop", RUN, "--park")
+    parked = andon("stop", RUN)
+    cancelled = andon("stop", RUN, "--cancel", "--reason", "wrong branch")
 
-    assert cancelled.out == f"run {RUN} is being cancelled; andon status {RUN}\n"
-    assert [(each.how, each.reason) for each in andon.bootstrap.client.stops] == [("cancel", "wrong branch"), ("park", "")]
+    assert parked.out == f"run {RUN} is being parked; go on with: andon resume {RUN}\n"
+    assert cancelled.out == f"run {RUN} is being cancelled\n"
+    assert [(each.how, each.reason) for each in andon.bootstrap.client.stops] == [("park", ""), ("cancel", "wrong branch")]
 
 
 def test_stopping_what_is_over_does_nothing(andon: CommandLine) -> None:
@@ -140,8 +141,8 @@ def test_a_parked_run_may_be_cancelled_but_not_parked_again(andon: CommandLine) 
     """Parking twice changes nothing."""
     andon.has_run(run_events.parked_on_budget())
 
-    andon("stop", RUN, "--park")
     andon("stop", RUN)
+    andon("stop", RUN, "--cancel")
 
     assert [each.how for each in andon.bootstrap.client.stops] == ["cancel"]
 

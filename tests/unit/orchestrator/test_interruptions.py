@@ -6,7 +6,7 @@ import pytest
 
 from sandbox.contract.errors import BrokerError, ConfigError, ConflictError, GitError
 from sandbox.contract.result import AttemptResult, Outcome
-from sandbox.contract.wire import LEASE_DOUBT_S, ClaimReply, ClaimRequest, Delivery
+from sandbox.contract.wire import LEASE_DOUBT_S, BudgetRequest, ClaimReply, ClaimRequest, Delivery
 from supervisor.orchestrator import Orchestrator
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.run import JobState, RunState
@@ -445,3 +445,26 @@ async def test_a_supervisor_that_stands_down_does_not_say_that_the_run_is_over()
 
     assert isinstance(answers[0], asyncio.CancelledError)
     assert [type(answer) for answer in answers[1:]] == [BrokerError, BrokerError]
+
+
+async def test_a_supervisor_that_stands_down_does_not_say_that_the_run_is_unknown():
+    """Asked after its runs have ended their tasks, and before its connection is closed, it lets the executor ask again."""
+    async with a_world() as world:
+        async with world.supervisor() as supervisor:
+            run = await world.submit()
+            await world.until(run, lambda state: bool(state.jobs), "a job is dispatched")
+            desk = world.broker.desk
+            assert desk is not None
+            job = f"{run}-spec-1"
+            granted = await desk.claim(ClaimRequest(executor="host-1", job_id=job, ack_subject="$JS.ACK.JOBS.default.1.1.1.1.0"))
+        assert run in supervisor._actors
+
+        for op in ("reserve", "settle"):
+            money = {"run_id": run, "job_id": job, "attempt": 1, "token": granted.token, "op": op, "call_id": "1.1", "nano_usd": 1}
+            with pytest.raises(BrokerError):
+                await desk.budget(BudgetRequest.model_validate({"executor": "host-1"} | money))
+        again = await desk.claim(
+            ClaimRequest(executor="host-1", job_id=job, ack_subject="$JS.ACK.JOBS.default.1.1.1.1.0", token=granted.token)
+        )
+
+    assert again.decision == "granted"
