@@ -23,6 +23,7 @@ from nats.aio.transport import TcpTransport
 
 from sandbox.bus.lifetimes import Tasks, completed
 from sandbox.bus.messages import Interrupted, Message, NoAnswer, Subscription
+from sandbox.bus.quiet import hush_ends_of_tls
 from sandbox.contract.credentials import Credentials, inbox_prefix
 from sandbox.contract.errors import BrokerError, BrokerRefused
 
@@ -91,6 +92,7 @@ class NatsClient:
             BrokerRefused: The broker knows no such key, or shows a certificate the credentials do not vouch for.
             BrokerError: Nobody is there, or the server is too old.
         """
+        hush_ends_of_tls()
         async with Tasks.open() as tasks:
             connection = cls(Client(), inbox, tasks, credentials.probe)
             watch: asyncio.Task[None] | None = None

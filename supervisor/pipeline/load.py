@@ -39,7 +39,8 @@ AGENT_ALIASES: dict[str, str] = {
 """Names of the first source's agents, and the definition each means."""
 _AGENT_ROLES = ("spec", "interface", "implement", "test", "docs")
 _LABELS_ARE = 'labels are names of a-z, 0-9, ".", "_", "-" with a value in quotes, such as {arch: "arm64", mem: ">=16"}'
-_LIMIT_KEYS = {"timeout_s": "wall_s"} | {name: name for name in ("memory_mib", "cpus", "pids_max", "workspace_mib", "workspace_inodes_max")}
+_SAME_KEYS = ("no_progress_s", "memory_mib", "cpus", "pids_max", "workspace_mib", "workspace_inodes_max")
+_LIMIT_KEYS = {"timeout_s": "wall_s"} | {name: name for name in _SAME_KEYS}
 
 
 class _Form(Frozen):
@@ -53,6 +54,7 @@ class _Common(_Form):
     steps_max: int | None = Field(None, ge=1, le=1000)
     max_tokens: int | None = Field(None, ge=256, le=128_000)
     timeout_s: int | None = Field(None, ge=1, le=86_400)
+    no_progress_s: int | None = Field(None, ge=1, le=86_400)
     memory_mib: int | None = Field(None, ge=64, le=1 << 22)
     cpus: float | None = Field(None, gt=0, le=256)
     pids_max: int | None = Field(None, ge=16, le=32_768)

@@ -18,7 +18,8 @@ PROCESS_STARTERS = {
     "sandbox/git/process.py": "git, with an environment built from empty",
     "sandbox/inside/process.py": "tools and checks, inside the container",
     "sandbox/runtime/images.py": "pip and debootstrap, while an image is built",
-    "supervisor/stack.py": "the stack and its children",
+    "supervisor/stack/client.py": "the stack",
+    "supervisor/stack/process.py": "the children of the stack",
     "supervisor/store/embedded.py": "nats-server",
 }
 ENVIRONMENT_READERS = {
@@ -27,7 +28,7 @@ ENVIRONMENT_READERS = {
     "supervisor/bootstrap/client.py": "composition root: what the stack inherits",
     "supervisor/bootstrap/host.py": "composition root: what the stack inherits",
     "supervisor/config/settings.py": "configuration",
-    "supervisor/stack.py": "entry of a process",
+    "supervisor/stack/process.py": "entry of a process",
 }
 NEVER_AFTER_START = {"exec_create", "exec_start", "put_archive", "get_archive", "export", "commit", "prune_containers", "prune_images"}
 """Calls of the Docker SDK that would run in, read from or write into a used container, or touch what is not ours (ABUSE.md D05, D23)."""

@@ -64,16 +64,13 @@ def test_land_waits_for_every_end_of_the_line():
 
 def test_a_stages_own_limits_beat_the_defaults():
     """Both beat what the contract says."""
-    text = "pipeline: {defaults: {timeout_s: 60, cpus: 1}, stages: [{name: spec, timeout_s: 9, budget_usd: 2.5, scope: [a.toml]}]}"
+    defaults = "{timeout_s: 60, no_progress_s: 30, cpus: 1}"
+    text = f"pipeline: {{defaults: {defaults}, stages: [{{name: spec, timeout_s: 9, budget_usd: 2.5, scope: [a.toml]}}]}}"
     stage = load_pipeline(text, "x").stages[0]
 
-    assert (stage.limits.wall_s, stage.limits.cpus, stage.limits.memory_mib, stage.budget_usd, stage.allow) == (
-        9,
-        1.0,
-        2048,
-        "2.5",
-        ("a.toml",),
-    )
+    limits = stage.limits
+    assert (limits.wall_s, limits.no_progress_s, limits.cpus, limits.memory_mib) == (9, 30, 1.0, 2048)
+    assert (stage.budget_usd, stage.allow) == ("2.5", ("a.toml",))
 
 
 def test_no_rework_is_a_valid_policy():
