@@ -13,13 +13,15 @@ from supervisor.errors import BrokerError, Interrupted
 from supervisor.pipeline.events import AnyEvent, RunLanded
 from supervisor.pipeline.fold import apply
 from supervisor.pipeline.run import RunState
-from supervisor.pipeline.submit import StopRequest
+from supervisor.pipeline.submit import StopRequest, WhyRequest
 
 Seen = Callable[[RunState], None]
 Deliver = Callable[[RunState], Awaitable[None]]
 
 OLD_END_S = 1.0
 """After `resume`: how long an end that this host had not heard of may stand before it counts as the new one."""
+QUIET_S = 5.0
+"""How long a job may wait for an executor before the run says why, and between two looks at it."""
 PARK_S = 60.0
 """How long the first Ctrl-C waits for the supervisor to have parked the run."""
 
@@ -33,6 +35,7 @@ async def watch(
     resumed: RunState | None = None,
     keep: Callable[[AnyEvent], None] = lambda _event: None,
     deliver: Deliver | None = None,
+    quiet_s: float = QUIET_S,
 ) -> RunState:
     """Follow a run until nothing more happens unless a person acts, and return its last state.
 
@@ -43,6 +46,7 @@ async def watch(
         seen: Told every new state, so that whoever asked knows how far it went when watching breaks off.
         keep: Told every event, also one that was known before.
         deliver: Brings the landed run into its repository and tells the supervisor; None: the supervisor does so itself.
+        quiet_s: How long a job waits for an executor before the display says why.
         resumed: The run as this host knew it when it was asked to go on: older events are not shown, and an old end does not count.
 
     Raises:
@@ -52,7 +56,8 @@ async def watch(
     watcher = _Watcher(client, run_id, display, seen, resumed, keep, deliver)
     async with asyncio.TaskGroup() as group:
         with _signals(watcher.interrupt):
-            beside = [group.create_task(watcher.tick()), group.create_task(watcher.park_when_interrupted())]
+            works = (watcher.tick(), watcher.park_when_interrupted(), watcher.say_why_it_waits(quiet_s))
+            beside = [group.create_task(work) for work in works]
             try:
                 run = await watcher.fold_until_over()
             finally:
@@ -132,6 +137,30 @@ class _Watcher:
         while True:
             await asyncio.sleep(TICK_S)
             self.display.tick()
+
+    async def say_why_it_waits(self, quiet_s: float) -> None:
+        """Say what a job waits for that no executor has taken for a while, and again when that changes."""
+        waiting: set[tuple[str, int]] = set()
+        said = ""
+        while True:
+            await asyncio.sleep(quiet_s)
+            before, waiting = waiting, self._waiting()
+            told = await self._why() if before & waiting else ""
+            if told and told != said:
+                self.display.say(told)
+            said = told
+
+    def _waiting(self) -> set[tuple[str, int]]:
+        """Return the copies of jobs that are on the bus, or about to be."""
+        jobs = self.run.jobs.values() if self.run is not None and not is_over(self.run) else ()
+        return {(job.job_id, job.publications) for job in jobs if job.standing == "queued"}
+
+    async def _why(self) -> str:
+        try:
+            reply = await self.client.why(WhyRequest(run_id=self.run_id))
+        except BrokerError:  # the next look asks again
+            return ""
+        return "; ".join(reason.text for reason in reply.reasons if reason.kind in {"queued", "throttled"})
 
     async def park_when_interrupted(self) -> None:
         await self.first.wait()
