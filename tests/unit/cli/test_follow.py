@@ -65,8 +65,8 @@ async def test_a_job_that_nobody_takes_says_so_and_what_changes():
     """Silence would look like work. The same reason is said once, an answer that is lost says nothing."""
     story = run_events.happy()
     begun = next(index for index, event in enumerate(story) if event.type == "job_dispatched") + 1
-    replies = [waits(NOBODY), waits(NOBODY), BrokerError("away"), waits(BUSY)]
-    client, notes = Answering(script=[*story[:begun], Hang(), *story[begun:]], answers=list(replies)), Notes()
+    replies: list[WhyReply | BrokerError] = [waits(NOBODY), waits(NOBODY), BrokerError("away"), waits(BUSY)]
+    client, notes = Answering(script=[*story[:begun], Hang(), *story[begun:]], answers=replies), Notes()
 
     async with asyncio.timeout(10):
         run = await watch(client, RUN, notes, seen=lambda _run: None, quiet_s=0.02)
