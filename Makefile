@@ -60,7 +60,7 @@ dev:
 .PHONY: test
 test: ## the tests, with real git, NATS, sockets and containers
 	@images/setup.sh dev engine
-	@$(bin)/pytest -m "not slow"
+	@$(bin)/pytest -m "not slow and not smoke" --numprocesses 2 --dist loadfile
 
 .PHONY: check
 check: dev ## format, lint, types, import rules, dependencies, architecture

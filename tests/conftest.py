@@ -22,7 +22,8 @@ ENGINE_CHOICES: dict[str, list[EngineName]] = {
     "current": ["current"],
     "both": ["debian", "current"],
 }
-SLOT_UID_BASE = 231_000
+SLOT_UID_BASE = 231_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Limits of processes are counted by uid: sessions that run side by side have uids of their own."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
