@@ -78,7 +78,7 @@ servers: ## build the servers tests need and registries do not have; cached outs
 .PHONY: matrix
 matrix: servers ## the slow tests, on both container engines
 	@images/setup.sh dev engine
-	@$(bin)/pytest -m "(slow or docker) and not smoke" --engine both
+	@$(bin)/pytest -m "(slow or docker) and not smoke" --engine both --numprocesses 2 --dist loadfile
 
 .PHONY: smoke
 smoke: ## the fleet of compose.yaml with three executors: brought up, worked with, taken down
