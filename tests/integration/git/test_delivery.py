@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -251,8 +252,9 @@ async def test_a_bundle_that_is_not_what_was_announced_changes_nothing(tmp_path:
 async def test_as_root_the_result_belongs_to_the_repository_s_owner(tmp_path_factory: pytest.TempPathFactory, kind: str):
     """So that the user's next `git gc` works; a path with a colon and quotes is a path."""
     top = tmp_path_factory.mktemp('odd: "path"')
-    for directory in (top, *top.parents[:2]):
-        directory.chmod(0o755)
+    for directory in (top, *top.parents):  # the session's own directories are its user's alone
+        if directory.is_relative_to(Path(tempfile.gettempdir())) and directory != Path(tempfile.gettempdir()):
+            directory.chmod(0o755)
     repository = sample_repository(top / "user", kind)
     for path in (top / "user", *(top / "user").rglob("*")):
         os.chown(path, 64_321, 64_322, follow_symlinks=False)
