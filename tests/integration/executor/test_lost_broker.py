@@ -28,6 +28,7 @@ from tests.integration.executor.fleet import (
     until,
     workspace_of,
 )
+from tests.leaks import mounts_below
 
 pytestmark = pytest.mark.docker
 
@@ -40,6 +41,8 @@ def directory() -> Iterator[Path]:
     """A short path: sockets and mounts live below it."""
     with tempfile.TemporaryDirectory(prefix="andon-it-", dir="/tmp") as made:
         yield Path(made)
+        for mount in mounts_below(Path(made)):  # of an executor that was killed, and no other one came after it
+            release_filesystem(Path(mount))
 
 
 async def paths_in(fleet: Fleet, result: AttemptResult) -> bytes:
@@ -211,6 +214,7 @@ async def test_a_workspace_that_is_gone_is_said_to_be_lost(directory: Path, dock
 
         async with an_executor_process(fleet):
             result = await fleet.result()
+            await until(lambda: not mounts_below(directory), "the slot is emptied")
 
         assert (result.outcome, result.git_bundle) == (Outcome.LOST, None)
         assert "is lost" in result.reason
