@@ -16,6 +16,7 @@ ONLY_IMPORTERS = {
 }
 PROCESS_STARTERS = {
     "sandbox/git/process.py": "git, with an environment built from empty",
+    "sandbox/inside/loopback.py": "our own forwarder, inside the container",
     "sandbox/inside/process.py": "tools and checks, inside the container",
     "sandbox/runtime/images.py": "pip and debootstrap, while an image is built",
     "supervisor/stack/client.py": "the stack",
