@@ -1,0 +1,87 @@
+"""Every row of the abuse catalogue has a test that names it and shows its positive control; SECURITY.md names tests that exist."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.architecture.source import ROOT, dotted, functions, modules, tree
+from tests.security.catalogue import CATALOGUE, NO_CONTROL_YET, NOT_MARKED_YET
+
+_CONTROL = re.compile(r"[Tt]he control\b|\bcontrol:|\bpositive control\b")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One row named by one test, or by a whole file outside its tests."""
+
+    row: str
+    path: Path
+    name: str
+    """Of the test, empty for the file."""
+    text: str
+
+
+def marks() -> list[Mark]:
+    """Return every use of `pytest.mark.abuse` below tests/."""
+    return [mark for path in modules("tests") for mark in _marks_in(path)]
+
+
+def _marks_in(path: Path) -> Iterator[Mark]:
+    source = (ROOT / path).read_text()
+    inside: set[int] = set()
+    for function in functions(path):
+        for call in _abuse_calls(function):
+            inside.add(id(call))
+            yield from _named(call, path, function.name, ast.get_source_segment(source, function, padded=True) or "")
+    for call in _abuse_calls(tree(path)):
+        if id(call) not in inside:
+            yield from _named(call, path, "", source)
+
+
+def _abuse_calls(node: ast.AST) -> Iterator[ast.Call]:
+    return (call for call in ast.walk(node) if isinstance(call, ast.Call) and dotted(call.func) == "pytest.mark.abuse")
+
+
+def _named(call: ast.Call, path: Path, name: str, text: str) -> Iterator[Mark]:
+    for argument in call.args:
+        assert isinstance(argument, ast.Constant), f"{path}:{call.lineno}: write the row out"
+        yield Mark(str(argument.value), path, name, text)
+
+
+def test_marks_name_rows_of_the_catalogue():
+    """A mistyped row would leave the right one untested."""
+    assert [mark for mark in marks() if mark.row not in CATALOGUE] == []
+
+
+def test_every_row_has_a_test():
+    """Unless the catalogue says why none is owed."""
+    named = {mark.row for mark in marks()}
+    owed = {row.id for row in CATALOGUE.values() if not (row.accepted or row.later)}
+
+    assert sorted(owed - named - NOT_MARKED_YET) == []
+
+
+def test_every_row_has_a_positive_control():
+    """A probe that cannot succeed anywhere proves nothing: see the catalogue for how a test says that it has one."""
+    shown = {mark.row for mark in marks() if mark.name.startswith("test_control_") or _CONTROL.search(mark.text)}
+    owed = {row.id for row in CATALOGUE.values() if not (row.accepted or row.later or row.no_control)}
+
+    assert sorted(owed - shown - NO_CONTROL_YET) == []
+
+
+def _named_tests(text: str) -> set[str]:
+    return set(re.findall(r"`(tests/[^`]+)`", text))
+
+
+def test_security_names_tests_that_exist():
+    """As `tests/…/file.py`, `tests/…/file.py::test_name` or a folder."""
+    names = _named_tests((ROOT / "SECURITY.md").read_text())
+    missing = []
+    for name in names:
+        path, _, test = name.partition("::")
+        if not (ROOT / path).exists() or (test and test not in {function.name for function in functions(Path(path))}):
+            missing.append(name)
+
+    assert missing == []
