@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.contract.errors import InfrastructureError
-from sandbox.contract.job import JobSpec
+from sandbox.contract.job import JobSpec, Limits
 from sandbox.contract.task_bundle import TaskBundle
 from sandbox.executor.config import Host
 from sandbox.executor.slots import Slot
@@ -32,19 +32,29 @@ class Inputs:
 @asynccontextmanager
 async def prepared(host: Host, job: JobSpec, slot: Slot) -> AsyncIterator[Inputs]:
     """Fill a slot's directories for one job, and leave them empty and unmounted at the end."""
-    await asyncio.to_thread(_fresh, slot)
-    uid, gid = slot.owner
     await host.mirror.import_base(job.base_commit, await host.link.get_blob(job.input_pack))
     bundle = await _bundle(host, job)
-    limits, no_quota = job.limits, host.config.no_quota
+    uid, gid = slot.owner
+    async with directories(slot, bundle, job.limits, host.config.no_quota) as missing:
+        manifest = await provision(host.mirror, job.base_commit, slot.workspace, uid=uid, gid=gid)
+        yield Inputs(manifest, missing)
+
+
+@asynccontextmanager
+async def directories(slot: Slot, bundle: TaskBundle, limits: Limits, no_quota: str) -> AsyncIterator[tuple[str, ...]]:
+    """Give a slot empty, bounded directories and its task bundle; yields what cannot be bounded here. Gone at the end.
+
+    Only the work of an attempt that has to be salvaged stays (`Slot.has_work`).
+    """
+    await asyncio.to_thread(_fresh, slot)
+    uid, gid = slot.owner
     async with (
         workspace_filesystem(slot.workspace, limits.workspace_mib, limits.workspace_inodes_max, uid, gid, no_quota, slot.has_work) as quota,
         workspace_filesystem(slot.out, OUT_MIB, OUT_INODES_MAX, uid, gid, no_quota, slot.has_work),
     ):
-        manifest = await provision(host.mirror, job.base_commit, slot.workspace, uid=uid, gid=gid)
         await asyncio.to_thread(_write_bundle, slot.task, bundle, gid)
         try:
-            yield Inputs(manifest, (quota.reason,) if quota.reason else ())
+            yield (quota.reason,) if quota.reason else ()
         finally:
             await asyncio.to_thread(_remove, slot.task)
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from sandbox.contract.cassette import Cassette
 from sandbox.contract.errors import InfrastructureError
-from sandbox.contract.job import Assignment, JobSpec
+from sandbox.contract.job import Assignment, JobSpec, Limits
 from sandbox.contract.wire import ClaimReply, ClaimRequest, Delivery
 from sandbox.executor.account import Account
 from sandbox.executor.config import Host
@@ -82,12 +82,11 @@ async def _model(host: Host, job: JobSpec) -> Upstream | Replay | None:
     return Replay(Cassette.load(await host.link.get_blob(job.cassette)), job.stage, job.round)
 
 
-@asynccontextmanager
-async def running_sandbox(host: Host, job: JobSpec, slot: Slot, image: str, account: Account) -> AsyncIterator[Sandbox]:
-    """Start the container; at the end it is dead and removed, whatever happened."""
+def spec_of(slot: Slot, instance: str, limits: Limits, *, runtime: str, deadline: float) -> SlotSpec:
+    """Return what a sandbox in a slot is asked for; a job's and the proof's (`prove`) come from here, and from nowhere else."""
     uid, gid = slot.owner
-    spec = SlotSpec(
-        instance=host.instance,
+    return SlotSpec(
+        instance=instance,
         slot=slot.number,
         uid=uid,
         gid=gid,
@@ -95,10 +94,17 @@ async def running_sandbox(host: Host, job: JobSpec, slot: Slot, image: str, acco
         task=slot.task,
         gateway=slot.sockets,
         out=slot.out,
-        limits=job.limits,
-        deadline=account.started_at + job.limits.wall_s + CONTAINER_GRACE_S,
-        runtime=job.runtime,
+        limits=limits,
+        deadline=deadline,
+        runtime=runtime,
     )
+
+
+@asynccontextmanager
+async def running_sandbox(host: Host, job: JobSpec, slot: Slot, image: str, account: Account) -> AsyncIterator[Sandbox]:
+    """Start the container; at the end it is dead and removed, whatever happened."""
+    deadline = account.started_at + job.limits.wall_s + CONTAINER_GRACE_S
+    spec = spec_of(slot, host.instance, job.limits, runtime=job.runtime, deadline=deadline)
     with account.trace.starting(image) as span:
         box = await host.runtime.stand_by(spec, image)
         if span is not None:
