@@ -5,7 +5,6 @@ provider says when it refuses stays here: replies are made anew from the status 
 """
 
 import asyncio
-import ipaddress
 import json
 import logging
 import math
@@ -14,14 +13,14 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
 
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.result import Usage
+from sandbox.gateway.operator_network import proxy_for, trust_of
 from sandbox.gateway.policy import Judged
 from sandbox.gateway.refusal import Refusal
 from sandbox.gateway.reservation import Hold
@@ -149,9 +148,9 @@ class Upstream:
         parts = urlsplit(base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
             raise ConfigError("ANTHROPIC_BASE_URL must be http(s)://host[:port][/path], without user, query or fragment")
-        proxy = _proxy(parts, env)
+        proxy = proxy_for(parts, env)
         needs_tls = parts.scheme == "https" or (proxy or "").startswith("https:")
-        return cls(base_url, credential, proxy, _tls(env) if needs_tls else None)
+        return cls(base_url, credential, proxy, trust_of(env) if needs_tls else None)
 
     def client(self) -> httpx2.AsyncClient:
         """Return a client of its own for one attempt; it reads nothing from the environment."""
@@ -336,49 +335,3 @@ async def _read(response: httpx2.Response) -> bytes:
     except (httpx2.TransportError, httpx2.DecodingError, TimeoutError):
         return b""
     return bytes(body[:ERROR_BYTES_MAX])
-
-
-def _proxy(parts: SplitResult, env: Mapping[str, str]) -> str | None:
-    def value(name: str) -> str:
-        return env.get(name.lower()) or env.get(name) or ""
-
-    if _bypasses(parts, value("NO_PROXY")):
-        return None
-    proxy = value("HTTPS_PROXY" if parts.scheme == "https" else "HTTP_PROXY") or value("ALL_PROXY")
-    if not proxy:
-        return None
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    if urlsplit(proxy).scheme not in {"http", "https"}:
-        raise ConfigError("HTTPS_PROXY must be an http:// or https:// address; other kinds of proxies are not supported")
-    return proxy
-
-
-def _bypasses(parts: SplitResult, no_proxy: str) -> bool:
-    """Return whether a comma-separated NO_PROXY names the host: itself, a parent domain, an address range, or `*`."""
-    host = (parts.hostname or "").lower()
-    for entry in no_proxy.lower().split(","):
-        name = entry.strip().lstrip(".")
-        if name and (name in {"*", host, f"{host}:{parts.port}"} or host.endswith(f".{name}") or _is_within(host, name)):
-            return True
-    return False
-
-
-def _is_within(host: str, network: str) -> bool:
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
-    except ValueError:
-        return False
-
-
-def _tls(env: Mapping[str, str]) -> ssl.SSLContext:
-    file, directory = env.get("SSL_CERT_FILE") or None, env.get("SSL_CERT_DIR") or None
-    if not file and not directory:
-        return httpx2.create_ssl_context(trust_env=False)
-    for name, path in (("SSL_CERT_FILE", file), ("SSL_CERT_DIR", directory)):
-        if path and not Path(path).exists():
-            raise ConfigError(f"{name}: {path} does not exist")
-    try:
-        return ssl.create_default_context(cafile=file, capath=directory)
-    except ssl.SSLError as error:
-        raise ConfigError(f"SSL_CERT_FILE: {file} holds no certificates in PEM form") from error
