@@ -1,11 +1,10 @@
-"""Git bundles from an executor that lies: refused before any ref or object of the store changes (ABUSE G12, G13, G17, I09, I10)."""
+"""Git bundles from an executor that lies: refused before any ref or object of the store changes. Plain git takes them."""
 
+import asyncio
 import os
-import struct
+import shutil
 import subprocess
 import time
-import zlib
-from hashlib import sha1
 from pathlib import Path
 
 import pytest
@@ -16,76 +15,35 @@ from sandbox.git import ANDON, Git
 from sandbox.mirror import Mirror, pack_of
 from sandbox.quarantine import BUNDLE_HEADER, RESULT_REF, parse_bundle
 from tests.fakes.repositories import everything_in, run_git, sample_repository
+from tests.security.git_plants import naive_git
+from tests.security.liar import Liar
+
+PLAIN = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+NAMES_THAT_TRICK = [
+    b".git", b".GIT", b"git~1", b"..", b".", b"a/b", b".g\xe2\x80\x8cit", b".git ", b"a\\b", b"caf\xe9", b"a\nb", b"a\xe2\x80\xaeb",
+    b"a\x1b[2J",
+]  # fmt: skip
 
 
-class Liar:
-    """An executor that writes objects, packs and headers as it likes."""
-
-    def __init__(self, mirror: Mirror, base: str) -> None:
-        self.mirror, self.base = mirror, base
-        self._objects: dict[bytes, tuple[int, bytes]] = {}
-        self.last = b""
-
-    def store(self, kind: str, data: bytes) -> bytes:
-        """Put an object into the pack to come; returns its 20-byte name. No rule is checked."""
-        name = sha1(b"%s %d\0" % (kind.encode(), len(data)) + data).digest()
-        self.last = name
-        self._objects[name] = ({"commit": 1, "tree": 2, "blob": 3, "tag": 4}[kind], data)
-        return name
-
-    def tree(self, *entries: tuple[str, bytes, bytes]) -> bytes:
-        """(mode, name, object) as they are, in this order."""
-        return self.store("tree", b"".join(mode.encode() + b" " + name + b"\0" + target for mode, name, target in entries))
-
-    def with_base(self, *entries: tuple[str, bytes, bytes]) -> bytes:
-        """The base's root tree with entries added, sorted as git does."""
-        raw = self.mirror.git.run("cat-file", "tree", f"{self.base}^{{tree}}")
-        all_entries = {name: (mode, name, target) for mode, name, target in [*_entries(raw), *entries]}
-        return self.tree(*sorted(all_entries.values(), key=lambda entry: entry[1] + (b"/" if entry[0] == "40000" else b"")))
-
-    def commit(self, tree: bytes, *parents: str) -> str:
-        """A commit; the base is its parent unless others are given."""
-        lines = [f"tree {tree.hex()}", *(f"parent {parent}" for parent in parents or (self.base,))]
-        lines += ["author a <a@b> 0 +0000", "committer a <a@b> 0 +0000", "", "m", ""]
-        return self.store("commit", "\n".join(lines).encode()).hex()
-
-    def bundle(self, commit: str) -> bytes:
-        """A bundle with a right header and exactly the stored objects."""
-        return BUNDLE_HEADER + f"-{self.base}\n{commit} {RESULT_REF}\n\n".encode() + self.pack()
-
-    def pack(self) -> bytes:
-        body = b"".join(_packed(kind, data) for kind, data in self._objects.values())
-        head = b"PACK" + struct.pack(">II", 2, len(self._objects))
-        return head + body + sha1(head + body).digest()
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a store and its base commit, to be copied: making one takes half a second."""
+    return asyncio.run(_store(tmp_path_factory.mktemp("template")))
 
 
-def _packed(kind: int, data: bytes) -> bytes:
-    size, first = len(data) >> 4, (kind << 4) | (len(data) & 15)
-    header = bytearray()
-    while size:
-        header.append(first | 128)
-        first, size = size & 127, size >> 7
-    header.append(first)
-    return bytes(header) + zlib.compress(data, 1)
-
-
-def _entries(raw: bytes) -> list[tuple[str, bytes, bytes]]:
-    entries = []
-    while raw:
-        head, _, rest = raw.partition(b"\0")
-        mode, _, name = head.partition(b" ")
-        entries.append((mode.decode(), name, rest[:20]))
-        raw = rest[20:]
-    return entries
+async def _store(path: Path) -> tuple[Path, str]:
+    repository = sample_repository(path / "user", "everything")
+    base = run_git(repository, "rev-parse", "HEAD")
+    mirror = await Mirror.open(path / "mirror")
+    await mirror.import_base(base, pack_of(Git(repository / ".git"), base))
+    return mirror.path, base
 
 
 @pytest.fixture
-async def liar(tmp_path: Path) -> Liar:
-    repository = sample_repository(tmp_path / "user", "everything")
-    base = run_git(repository, "rev-parse", "HEAD")
-    mirror = await Mirror.open(tmp_path / "mirror")
-    await mirror.import_base(base, pack_of(Git(repository / ".git"), base))
-    return Liar(mirror, base)
+async def liar(template: tuple[Path, str], tmp_path: Path) -> Liar:
+    store, base = template
+    shutil.copytree(store, tmp_path / "mirror")
+    return Liar(await Mirror.open(tmp_path / "mirror"), base)
 
 
 async def refusal(liar: Liar, bundle: bytes, limits: TreeLimits | None = None) -> str:
@@ -98,6 +56,23 @@ async def refusal(liar: Liar, bundle: bytes, limits: TreeLimits | None = None) -
     return str(error.value)
 
 
+def taken_by_plain_git(liar: Liar, bundle: bytes, path: Path) -> Path:
+    """Return a copy of the store into which git itself has unpacked a bundle."""
+    shutil.copytree(liar.mirror.path, path / "naive")
+    (path / "bundle").write_bytes(bundle)
+    said = naive_git(path / "naive", "bundle", "unbundle", str(path / "bundle"))
+    assert said.strip(), "plain git refused it"
+    return path / "naive"
+
+
+def paths_without_end(liar: Liar) -> bytes:
+    """Return a tree of ten levels with ten entries each."""
+    tree = liar.tree(*(("100644", b"%d" % n, liar.store("blob", b"")) for n in range(10)))
+    for _ in range(9):
+        tree = liar.tree(*(("40000", b"%d" % n, tree) for n in range(10)))
+    return tree
+
+
 async def test_what_the_liar_makes_honestly_is_taken(liar: Liar):
     """The control: its objects, packs and headers are good ones."""
     commit = liar.commit(liar.with_base(("100644", b"new", liar.store("blob", b"x")), ("120000", b"link", liar.store("blob", b"new"))))
@@ -106,13 +81,8 @@ async def test_what_the_liar_makes_honestly_is_taken(liar: Liar):
     assert [change.path for change in await liar.mirror.changes(liar.base, commit)] == ["link", "new"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        b".git", b".GIT", b"git~1", b"..", b".", b"a/b", b".g\xe2\x80\x8cit", b".git ", b"a\\b", b"caf\xe9", b"a\nb",
-        b"a\xe2\x80\xaeb", b"a\x1b[2J",
-    ],
-)  # fmt: skip
+@pytest.mark.abuse("G12")
+@pytest.mark.parametrize("name", NAMES_THAT_TRICK)
 @pytest.mark.parametrize("mode", ["100644", "40000"])
 async def test_trees_with_names_that_trick_are_refused(liar: Liar, name: bytes, mode: str):
     """As a file and as a directory, at the root and below."""
@@ -121,6 +91,23 @@ async def test_trees_with_names_that_trick_are_refused(liar: Liar, name: bytes, 
 
     await refusal(liar, liar.bundle(liar.commit(liar.with_base((mode, name, target)))))
     await refusal(liar, liar.bundle(liar.commit(liar.with_base(("40000", b"below", liar.tree((mode, name, target)))))))
+
+
+@pytest.mark.abuse("G12", "I09", "I10")
+def test_control_plain_git_takes_all_of_it(liar: Liar, tmp_path: Path):
+    """Names that trick, 10^10 paths in 3 kB, 64 MiB in 64 KiB: git itself unpacks them."""
+    blob, zeros = liar.store("blob", b"x"), liar.store("blob", bytes(64 << 20))
+    names = liar.tree(*(("100644", name, blob) for name in sorted(NAMES_THAT_TRICK)))
+    commit = liar.commit(liar.tree(("40000", b"bomb", paths_without_end(liar)), ("40000", b"names", names), ("100644", b"zeros", zeros)))
+
+    naive = taken_by_plain_git(liar, liar.bundle(commit), tmp_path)
+
+    assert len(naive_git(naive, "ls-tree", "-z", f"{commit}:names").split(b"\0")) == len(NAMES_THAT_TRICK) + 1
+    assert naive_git(naive, "cat-file", "-s", f"{commit}:zeros").strip() == b"67108864"
+    with subprocess.Popen(["git", "ls-tree", "-r", f"{commit}:bomb"], cwd=naive, env=PLAIN, stdout=subprocess.PIPE) as listing:
+        assert listing.stdout
+        assert listing.stdout.read(20 << 20).count(b"\n") > 200_000, "and it would go on for hours"
+        listing.kill()
 
 
 @pytest.mark.parametrize(
@@ -145,6 +132,7 @@ async def test_changes_no_agent_may_make_are_refused(liar: Liar, mode: str, name
     assert reason in await refusal(liar, liar.bundle(commit), TreeLimits(file_bytes_max=6_000))
 
 
+@pytest.mark.abuse("G05")
 async def test_submodules_are_neither_added_nor_changed(liar: Liar):
     """Added, moved, removed."""
     gitlink = bytes.fromhex("7" * 40)
@@ -158,6 +146,7 @@ async def test_submodules_are_neither_added_nor_changed(liar: Liar):
     assert "vendor/library is a submodule, which no stage may change" in await refusal(removed, removed.bundle(gone))
 
 
+@pytest.mark.abuse("G12")
 async def test_trees_that_are_no_trees_are_refused(liar: Liar):
     """Twice the same name, a wrong order, missing objects, odd modes."""
     blob = liar.store("blob", b"x")
@@ -173,6 +162,7 @@ async def test_trees_that_are_no_trees_are_refused(liar: Liar):
         await refusal(liar, liar.bundle(liar.commit(liar.tree(*entries))))
 
 
+@pytest.mark.abuse("N11")
 async def test_history_that_is_not_one_commit_on_the_base_is_refused(liar: Liar):
     """Another parent, none, several."""
     for parents in (("3" * 40,), (liar.base, liar.base), (liar.base, "3" * 40)):
@@ -185,6 +175,7 @@ async def test_history_that_is_not_one_commit_on_the_base_is_refused(liar: Liar)
     assert "has parents (none)" in await refusal(orphan, orphan.bundle(root))
 
 
+@pytest.mark.abuse("N11")
 async def test_more_than_one_commit_and_tags_are_refused(liar: Liar):
     """A chain of commits would bring history nobody judged; so would a tag."""
     chain = _only_a_tree(liar)
@@ -227,12 +218,10 @@ async def test_packs_that_are_damaged_are_refused(liar: Liar):
         await refusal(liar, damaged)
 
 
+@pytest.mark.abuse("I09")
 async def test_a_bomb_of_paths_is_refused_in_time(liar: Liar):
     """Ten levels of ten entries: a few hundred bytes, ten thousand million paths."""
-    tree = liar.tree(*(("100644", b"%d" % n, liar.store("blob", b"")) for n in range(10)))
-    for _ in range(9):
-        tree = liar.tree(*(("40000", b"%d" % n, tree) for n in range(10)))
-    bundle = liar.bundle(liar.commit(liar.with_base(("40000", b"bomb", tree))))
+    bundle = liar.bundle(liar.commit(liar.with_base(("40000", b"bomb", paths_without_end(liar)))))
     started = time.monotonic()
 
     assert len(bundle) < 3_000
@@ -240,6 +229,7 @@ async def test_a_bomb_of_paths_is_refused_in_time(liar: Liar):
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.abuse("I09")
 async def test_a_bomb_of_empty_directories_is_refused_in_time(liar: Liar):
     """The same without a single file: nothing to list, everything to walk."""
     tree = liar.tree()
@@ -251,6 +241,7 @@ async def test_a_bomb_of_empty_directories_is_refused_in_time(liar: Liar):
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.abuse("I09")
 async def test_a_bomb_of_levels_is_refused_in_time(liar: Liar):
     """A hundred thousand directories in one another."""
     tree = liar.tree(("100644", b"f", liar.store("blob", b"")))
@@ -262,6 +253,7 @@ async def test_a_bomb_of_levels_is_refused_in_time(liar: Liar):
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.abuse("I10")
 async def test_a_bomb_of_bytes_is_seen_by_its_size(liar: Liar):
     """A quarter of a gigabyte of zeros in a quarter of a megabyte."""
     commit = liar.commit(liar.with_base(("100644", b"zeros", liar.store("blob", bytes(256 << 20)))))
@@ -271,6 +263,7 @@ async def test_a_bomb_of_bytes_is_seen_by_its_size(liar: Liar):
     assert "zeros has 268435456 bytes; at most 67108864" in await refusal(liar, bundle)
 
 
+@pytest.mark.abuse("I10")
 async def test_too_many_bytes_or_files_together_are_refused(liar: Liar):
     """Each of them is small enough."""
     blobs = [liar.store("blob", b"%d" % n) for n in range(10)]
@@ -281,6 +274,7 @@ async def test_too_many_bytes_or_files_together_are_refused(liar: Liar):
     assert await liar.mirror.receive(liar.bundle(commit), liar.base, TreeLimits(changed_files_max=10, changed_bytes_max=10)) == commit
 
 
+@pytest.mark.abuse("G13", "G17")
 @pytest.mark.parametrize(
     "header",
     [
@@ -312,6 +306,31 @@ async def test_a_header_that_is_not_ours_to_the_letter_is_refused(liar: Liar, he
     assert "header is not" in message or "is based on" in message
 
 
+@pytest.mark.abuse("G17")
+@pytest.mark.parametrize("ref", ["refs/heads/main", "HEAD", "refs/heads/../../x", "-x", "refs/replace/{base}"])
+def test_control_plain_git_takes_any_name_of_a_ref(liar: Liar, tmp_path: Path, ref: str):
+    """It verifies the git bundle and unpacks it."""
+    commit = liar.commit(liar.with_base(("100644", b"new", liar.store("blob", b"x"))))
+    name = ref.format(base=liar.base)
+
+    naive = taken_by_plain_git(liar, f"# v2 git bundle\n-{liar.base}\n{commit} {name}\n\n".encode() + liar.pack(), tmp_path)
+
+    assert naive_git(naive, "bundle", "list-heads", str(tmp_path / "bundle")).decode().split() == [commit, name]
+
+
+@pytest.mark.abuse("G13")
+def test_control_a_fetch_of_all_refs_brings_replacements(liar: Liar, tmp_path: Path):
+    """And from then on plain git shows another content for the same name."""
+    commit = liar.commit(liar.with_base(("100644", b"new", liar.store("blob", b"x"))))
+    bundle = tmp_path / "replacing"
+    bundle.write_bytes(f"# v2 git bundle\n-{liar.base}\n{commit} refs/replace/{liar.base}\n\n".encode() + liar.pack())
+    shutil.copytree(liar.mirror.path, tmp_path / "naive")
+
+    naive_git(tmp_path / "naive", "fetch", "--quiet", str(bundle), "+refs/*:refs/*")
+
+    assert b"new" in naive_git(tmp_path / "naive", "ls-tree", "--name-only", liar.base)
+
+
 def test_a_header_is_parsed_without_a_byte_lost():
     """The pack begins after the empty line, whatever it holds."""
     base, commit = "a" * 40, "b" * 40
@@ -320,6 +339,7 @@ def test_a_header_is_parsed_without_a_byte_lost():
     assert parse_bundle(bundle, base) == (commit, b"\n\nPACK\n\n")
 
 
+@pytest.mark.abuse("G13")
 async def test_replace_refs_and_grafts_of_the_store_are_not_honoured(liar: Liar):
     """A replaced base would make another difference."""
     commit = liar.commit(liar.with_base(("100644", b"new", liar.store("blob", b"x"))))
@@ -327,6 +347,7 @@ async def test_replace_refs_and_grafts_of_the_store_are_not_honoured(liar: Liar)
     subprocess.run(["git", "replace", liar.base, commit], cwd=liar.mirror.path, check=True, env={"PATH": "/usr/bin:/bin"})
 
     assert [change.path for change in await liar.mirror.changes(liar.base, commit)] == ["new"]
+    assert b"new" in naive_git(liar.mirror.path, "ls-tree", "--name-only", liar.base), "the control: plain git shows the replacement"
 
 
 async def test_nothing_of_a_quarantine_is_left_behind(liar: Liar, tmp_path_factory: pytest.TempPathFactory):
