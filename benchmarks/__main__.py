@@ -2,12 +2,14 @@
 
 import sys
 
-from benchmarks import cold_start, command_line, failover, fleet, gateway_delay, many_runs, stack_at_rest, worktree
+from benchmarks import cold_start, command_line, failover, fleet, gateway_delay, gateway_rate, ingest, many_runs, stack_at_rest, worktree
 
 MEASURES = {
     "command": command_line.measure,
     "worktree": worktree.measure,
+    "ingest": ingest.measure,
     "gateway": gateway_delay.measure,
+    "gateway-rate": gateway_rate.measure,
     "cold-start": cold_start.measure,
     "stack": stack_at_rest.measure,
     "many-runs": many_runs.measure,

@@ -29,7 +29,7 @@ _NAME = "bench"
 
 
 class AnExecutor:
-    """Runs attempts at the sample repository, one after the other."""
+    """Runs attempts at the sample repository."""
 
     def __init__(self, host: Host, job: JobSpec) -> None:
         self._host = host
@@ -49,26 +49,26 @@ class AnExecutor:
 
 
 @asynccontextmanager
-async def an_executor(docker_url: str) -> AsyncIterator[AnExecutor]:
-    """Set one up on an engine that has the agent image, at work on the sample repository."""
+async def an_executor(docker_url: str, slots: int = 1) -> AsyncIterator[AnExecutor]:
+    """Set one up on an engine that has the agent image, at work on the sample repository, `slots` attempts at once."""
     # Short: a socket's path has at most 60 bytes here.
     with tempfile.TemporaryDirectory(prefix="andon-bench-", dir="/tmp") as scratch:
         top, broker = Path(scratch), MemoryBroker()
         await create_sample_repository(top / "notes")
         taken = await snapshot(top / "notes", None)
         config = ExecutorConfig(
-            name=_NAME, state=top / "state", sockets=top / "s", uid_locks=Path("/run/lock/andon") if os.getuid() == 0 else None, slots=1
+            name=_NAME, state=top / "state", sockets=top / "s", uid_locks=Path("/run/lock/andon") if os.getuid() == 0 else None, slots=slots
         )
         config.sockets.mkdir(mode=0o711)
         runtime = await DockerRuntime.connect(docker_url)
-        slots = SlotPool.lease(1, state=config.state, sockets=config.sockets, locks=config.uid_locks)
+        pool = SlotPool.lease(slots, state=config.state, sockets=config.sockets, locks=config.uid_locks)
         try:
             async with MemorySupervisorLink.connect(broker) as supervisor, MemoryExecutorLink.connect(broker, _NAME) as link:
                 mirror = await Mirror.open(config.state / "mirror.git")
                 pack = await supervisor.put_blob("base", taken.pack, input_bucket("default"))
-                yield AnExecutor(_host(config, link, mirror, runtime, slots), _job(taken.commit, pack))
+                yield AnExecutor(_host(config, link, mirror, runtime, pool), _job(taken.commit, pack))
         finally:
-            slots.close()
+            pool.close()
             runtime.close()
 
 

@@ -1,11 +1,12 @@
 """A job's way from its claim to the first instruction of the program in its sandbox, in units of `docker run` on the same engine.
 
-The unit makes machines comparable: both are measured in turn, in shuffled order, in one run. Goals: PERFORMANCE.md and issue 3,
-the cold path: workspace, gateway and a container with every wall.
+The unit makes machines comparable: both are measured in turn, in shuffled order, in one run. Goals: PERFORMANCE.md and issue 5,
+the cold path: workspace, gateway and a container with every wall; one at a time, and eight at once.
 """
 
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 import statistics
@@ -15,35 +16,36 @@ from collections.abc import Iterator
 
 from benchmarks.an_executor import AnExecutor, an_executor
 from benchmarks.figure import Figure
-from sandbox.contract.result import Outcome
+from sandbox.contract.result import AttemptResult, Outcome
 from tests.servers.engines import EngineName, Engines, NotHereError, TestEngine
 from tests.servers.images import agent_image_on
 
 ROUNDS = 16
-GOALS: dict[EngineName, float] = {"debian": 0.8, "current": 1.1}
+TOGETHER, ROUNDS_TOGETHER = 8, 5
+ALONE_GOALS: dict[EngineName, float] = {"debian": 0.7, "current": 1.0}
+TOGETHER_GOALS: dict[EngineName, float] = {"debian": 1.3, "current": 1.0}
 
 
 def measure() -> Iterator[Figure]:
-    """Yield one figure for each engine this machine can give."""
+    """Yield two figures for each engine this machine can give."""
     command = shutil.which("docker")
+    if command is None:
+        print("no `docker` command: the unit cannot be measured")
+        return
     with contextlib.ExitStack() as stack:
         engines = Engines(stack)
-        for name, goal in GOALS.items():
-            if command is None:
-                print("no `docker` command: the unit cannot be measured")
-                return
+        for name, goal in ALONE_GOALS.items():
             try:
                 engine = engines.get(name)
             except NotHereError as error:
                 print(f"engine {name}: not measured ({error})")
                 continue
-            job_s, unit_s = asyncio.run(_in_turn(engine, engines, command))
-            note = f"{job_s * 1000:.0f} ms; `docker run --rm --network none IMAGE true`: {unit_s * 1000:.0f} ms"
-            yield Figure(f"job received → first instruction, engine {engine.version}", job_s / unit_s, goal, "docker runs", note)
+            image = asyncio.run(agent_image_on(engine, engines))
+            yield asyncio.run(_alone(engine, command, image, goal))
+            yield asyncio.run(_together(engine, command, image, TOGETHER_GOALS[name]))
 
 
-async def _in_turn(engine: TestEngine, engines: Engines, command: str) -> tuple[float, float]:
-    image = await agent_image_on(engine, engines)
+async def _alone(engine: TestEngine, command: str, image: str, goal: float) -> Figure:
     jobs, units = [], []
     async with an_executor(engine.url) as executor:
         # The first of each warms caches that a second job finds warm.
@@ -54,17 +56,64 @@ async def _in_turn(engine: TestEngine, engines: Engines, command: str) -> tuple[
                 jobs.append(await _first_instruction_s(executor))
             else:
                 units.append(await asyncio.to_thread(_docker_run_s, command, engine.url, image))
-    return statistics.median(jobs), statistics.median(units)
+    job_s, unit_s = statistics.median(jobs), statistics.median(units)
+    note = f"{job_s * 1000:.0f} ms; `docker run --rm --network none IMAGE true`: {unit_s * 1000:.0f} ms; load {os.getloadavg()[0]:.1f}"
+    return Figure(f"job received → first instruction, engine {engine.version}", job_s / unit_s, goal, "docker runs", note)
+
+
+async def _together(engine: TestEngine, command: str, image: str, goal: float) -> Figure:
+    """Return the rate of eight jobs that are received at once, in units of eight `docker run` begun at once."""
+    jobs, ended, units = [], [], []
+    async with an_executor(engine.url, slots=TOGETHER) as executor:
+        await _all_started_s(executor)
+        for what in random.sample(["job", "unit"] * ROUNDS_TOGETHER, 2 * ROUNDS_TOGETHER):
+            if what == "job":
+                began = time.perf_counter()
+                jobs.append(await _all_started_s(executor))
+                ended.append(time.perf_counter() - began)
+            else:
+                units.append(await asyncio.to_thread(_docker_runs_s, command, engine.url, image))
+    job_s, unit_s = statistics.median(jobs), statistics.median(units)
+    note = (
+        f"{TOGETHER / job_s:.1f}/s, bare {TOGETHER / unit_s:.1f}/s; with the end and the ingest of all {TOGETHER}: "
+        f"{unit_s / statistics.median(ended):.2f} of the bare rate; load {os.getloadavg()[0]:.1f}"
+    )
+    return Figure(f"{TOGETHER} sandboxes at once, engine {engine.version}", unit_s / job_s, goal, "of bare rate", note, is_rate=True)
 
 
 async def _first_instruction_s(executor: AnExecutor) -> float:
     result = await executor.attempt()
+    return _started_at(result) - result.started_at
+
+
+async def _all_started_s(executor: AnExecutor) -> float:
+    began = time.time()
+    results = await asyncio.gather(*(executor.attempt() for _ in range(TOGETHER)))
+    return max(map(_started_at, results)) - began
+
+
+def _started_at(result: AttemptResult) -> float:
     if result.outcome is not Outcome.SUBMITTED or result.first_instruction_at is None:
         raise RuntimeError(f"the attempt ended {result.outcome}: {result.reason}")
-    return result.first_instruction_at - result.started_at
+    return result.first_instruction_at
 
 
 def _docker_run_s(command: str, url: str, image: str) -> float:
     began = time.perf_counter()
-    subprocess.run([command, "-H", url, "run", "--rm", "--network", "none", image, "true"], check=True)
+    subprocess.run(_docker_run(command, url, image), check=True)
     return time.perf_counter() - began
+
+
+def _docker_runs_s(command: str, url: str, image: str) -> float:
+    """Begin eight at once and wait for the last."""
+    began = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(subprocess.Popen(_docker_run(command, url, image))) for _ in range(TOGETHER)]
+        failed = [process for process in running if process.wait() != 0]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {TOGETHER} bare runs failed")
+    return time.perf_counter() - began
+
+
+def _docker_run(command: str, url: str, image: str) -> list[str]:
+    return [command, "-H", url, "run", "--rm", "--network", "none", image, "true"]

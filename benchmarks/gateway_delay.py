@@ -17,7 +17,7 @@ from tests.fakes.gateway_ledger import MemoryLedger
 from tests.fakes.upstream import Request, a_reply, fake_upstream, send_events, send_head
 
 ROUNDS = 60
-GOAL_S = 0.008
+GOAL_S = 0.005
 _MODEL = "claude-sonnet-5-5"
 _SYSTEM_CHARS = 20_000
 

@@ -31,6 +31,8 @@ VERSION_RECOMMENDED = (2, 46, 0)
 TIMEOUT_S = 60.0
 OUTPUT_BYTES_MAX = 64 << 20
 PIPE_BYTES = 1 << 20
+_KEPT_MEMORY_BYTES_MAX = 64 << 20
+"""What one git may keep for its next object instead of giving it back."""
 
 _PROGRAM = "git"  # found in the PATH of `environment`, never the caller's
 
@@ -177,6 +179,9 @@ class Git:
             "GIT_EDITOR": ":",
             "GIT_ASKPASS": "/bin/false",
             "GIT_CONFIG_COUNT": str(len(_CONFIG)),
+            # Git compresses each object with a fresh buffer of 256 KiB. The C library gives it back to the kernel every time, which
+            # takes three times as long as the work itself (5,000 files: 0.44 s, so 0.10 s); bounded all the same.
+            "MALLOC_TRIM_THRESHOLD_": str(_KEPT_MEMORY_BYTES_MAX),
             **identity_variables("AUTHOR", ANDON, 0),
             **identity_variables("COMMITTER", ANDON, 0),
         }
