@@ -24,6 +24,10 @@ PROTOCOL_VERSION = 1
 LEASE_S = 60.0
 """ack_wait of the pools' consumers (NATS.md §0.4)."""
 HEARTBEAT_S = 15.0
+RATE_PAUSE_MAX_S = 60.0
+"""The longest a caller is told to wait for the provider's rate limit before it asks again."""
+RATE_WAIT_MAX_S = 900.0
+"""In one attempt, waits for the rate limit beyond this are charged to its wall clock."""
 LEASE_DOUBT_S = 48.0
 """0.8 of the lease: a confirmed ack older than this pauses the container (DECISIONS D2)."""
 
@@ -88,6 +92,8 @@ class BudgetRequest(Frozen):
     model: str = ""
     unsettled: bool = False
     """On settle: the provider's figure was lost and the whole reservation is charged (DECISIONS D7)."""
+    limited_s: float | None = Field(None, ge=0, le=RATE_PAUSE_MAX_S)
+    """On settle: the provider limited its rate, and asked for this many seconds without calls (0: it did not say)."""
 
 
 class BudgetReply(Frozen):
@@ -96,6 +102,8 @@ class BudgetReply(Frozen):
     granted: bool
     remaining_nano_usd: int
     reason: str = ""
+    wait_s: float = Field(0, ge=0, le=RATE_PAUSE_MAX_S)
+    """On a reserve that is not granted: nothing is held, ask again after so long, it is the provider's rate limit. 0: the no is final."""
 
 
 class Progress(Frozen):
@@ -107,7 +115,8 @@ class Progress(Frozen):
     stage: StageName
     round: int
     attempt: int
-    phase: Literal["preparing", "starting", "running", "paused", "sealing"]
+    phase: Literal["preparing", "starting", "running", "throttled", "paused", "sealing"]
+    """throttled: running, but its model call waits for the provider's rate limit."""
     turn: int = 0
     tool: str = ""
     tokens: int = 0
@@ -214,7 +223,7 @@ class ExecutorLink(Protocol):
         ...
 
     async def put_blob(self, name: str, data: bytes) -> BlobRef:
-        """Store an object in OUT."""
+        """Store an object in this executor's own bucket."""
         ...
 
     async def wait_lost(self) -> str:
@@ -323,15 +332,15 @@ class Ledger(Protocol):
     """Where the gateway asks for money; its real form is `gateway/reservation.py` over the budget RPC."""
 
     async def reserve(self, call_id: str, nano_usd: int, model: str) -> BudgetReply:
-        """Hold the worst case of one call; not granted means the call is not made."""
+        """Hold the worst case of one call; not granted means the call is not made, or not now (`wait_s`)."""
         ...
 
     async def extend(self, call_id: str, nano_usd: int) -> BudgetReply:
         """Raise a held reservation to `nano_usd` in all."""
         ...
 
-    async def settle(self, call_id: str, nano_usd: int, usage: Usage, *, unsettled: bool) -> BudgetReply:
-        """Replace the reservation by what the call cost."""
+    async def settle(self, call_id: str, nano_usd: int, usage: Usage, *, unsettled: bool, limited_s: float | None = None) -> BudgetReply:
+        """Replace the reservation by what the call cost, and say if the provider limited its rate."""
         ...
 
 
@@ -340,6 +349,8 @@ __all__ = [
     "LEASE_DOUBT_S",
     "LEASE_S",
     "PROTOCOL_VERSION",
+    "RATE_PAUSE_MAX_S",
+    "RATE_WAIT_MAX_S",
     "BudgetReply",
     "BudgetRequest",
     "ClaimReply",

@@ -22,7 +22,7 @@ PROGRESS_EVERY_S = 0.5
 
 _T = TypeVar("_T")
 
-Phase = Literal["preparing", "starting", "running", "paused", "sealing"]
+Phase = Literal["preparing", "starting", "running", "throttled", "paused", "sealing"]
 
 
 class Account:
@@ -91,7 +91,7 @@ class Account:
             stage=self._job.stage,
             round=self._job.round,
             attempt=self._grant.attempt,
-            phase=self._phase,
+            phase="throttled" if view and view.is_limited and self._phase == "running" else self._phase,
             turn=view.turn if view else 0,
             tool=view.tool if view else "",
             tokens=view.tokens if view else 0,

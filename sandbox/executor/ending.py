@@ -1,8 +1,9 @@
 """Why an attempt ends: watches container, gateway, lease, deadline and cancellation; not what the attempt left (`outputs`)."""
 
 import asyncio
+import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from sandbox.contract.job import JobSpec, Submission
 from sandbox.contract.result import Cause, Outcome
@@ -11,6 +12,7 @@ from sandbox.runtime.container_spec import Exit
 
 TOOL_GRACE_S = 30
 """What a tool's own deadline is given to be heard of before its silence counts."""
+LOOK_EVERY_S = 1.0
 AFTER_SUBMIT_S = 5.0
 """How long the program may take to exit once it has submitted."""
 
@@ -78,6 +80,16 @@ class Talk(Protocol):
         """Wait for the submission."""
         ...
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether the provider's rate limit is waited for now."""
+        ...
+
+    @property
+    def limited_s(self) -> float:
+        """For how long it was waited for in all, bounded; the wall clock is not charged for it."""
+        ...
+
     async def wait_idle(self, limit_s: float) -> None:
         """Wait until nothing was heard for so long."""
         ...
@@ -95,7 +107,8 @@ class Owned(Protocol):
 async def watch(job: JobSpec, box: Box, session: Talk, lease: Owned, cancel: Cancel, wall_s: float) -> Ending:
     """Wait until the attempt is over for any reason, see that the container is dead, and say why.
 
-    At most `wall_s` seconds (the stage's wall clock, what is left of it) plus the time to kill.
+    At most `wall_s` seconds (the stage's wall clock, what is left of it), waits for the provider's rate limit not counted, plus the
+    time to kill.
     """
     exit_ = asyncio.create_task(box.wait())
     submitted = asyncio.create_task(session.wait_submitted())
@@ -103,7 +116,7 @@ async def watch(job: JobSpec, box: Box, session: Talk, lease: Owned, cancel: Can
     lost = asyncio.create_task(lease.lost.wait())
     idle = asyncio.create_task(session.wait_idle(quiet_s_max(job)))
     try:
-        done, _ = await asyncio.wait({exit_, submitted, asked, lost, idle}, timeout=wall_s, return_when=asyncio.FIRST_COMPLETED)
+        done = await _first_of({exit_, submitted, asked, lost, idle}, session, wall_s)
         if submitted in done and exit_ not in done:
             await asyncio.wait({exit_}, timeout=AFTER_SUBMIT_S)
         await box.kill()
@@ -122,6 +135,18 @@ async def watch(job: JobSpec, box: Box, session: Talk, lease: Owned, cancel: Can
     if idle in done and exit_ not in done:
         return Ending(Outcome.TIMEOUT, f"stage {job.stage} made no progress for {quiet_s_max(job)} s: no call, no tool that ended")
     return _of_exit(ended)
+
+
+async def _first_of(tasks: set[asyncio.Task[Any]], session: Talk, wall_s: float) -> set[asyncio.Task[Any]]:
+    """Return the tasks that have ended first, none if the wall clock ran out before."""
+    began = time.monotonic()
+    while (left_s := wall_s + session.limited_s - (time.monotonic() - began)) > 0:
+        # While the rate is waited for, what is left stays the same: it is looked at again now and then.
+        timeout_s = max(left_s, LOOK_EVERY_S) if session.is_limited else left_s
+        done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            return done
+    return set()
 
 
 def quiet_s_max(job: JobSpec) -> int:

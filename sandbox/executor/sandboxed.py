@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from sandbox.contract.cassette import Cassette
 from sandbox.contract.errors import InfrastructureError
 from sandbox.contract.job import Assignment, JobSpec, Limits
-from sandbox.contract.wire import ClaimReply, ClaimRequest, Delivery
+from sandbox.contract.wire import RATE_WAIT_MAX_S, ClaimReply, ClaimRequest, Delivery
 from sandbox.executor.account import Account
 from sandbox.executor.config import Host
 from sandbox.executor.lease import Lease
@@ -27,7 +27,8 @@ CONTAINER_GRACE_S = 120.0
 
 
 def assignment_for(host: Host, job: JobSpec, grant: ClaimReply, traceparent: str) -> Assignment:
-    """Return what the program in the container is told."""
+    """Return what the program in the container is told; the executor ends it at its wall clock, whatever the program thinks."""
+    wall_s = int(grant.wall_left_s) + excused_s_max(job)
     return Assignment(
         job_id=job.job_id,
         stage=job.stage,
@@ -38,9 +39,14 @@ def assignment_for(host: Host, job: JobSpec, grant: ClaimReply, traceparent: str
         checks=job.checks,
         tool_env=dict(host.tool_environment),
         traceparent=traceparent,
-        wall_s=int(grant.wall_left_s) + 1,
-        self_destruct_s=int(grant.wall_left_s) + SELF_DESTRUCT_S,
+        wall_s=wall_s + 1,
+        self_destruct_s=wall_s + SELF_DESTRUCT_S,
     )
+
+
+def excused_s_max(job: JobSpec) -> int:
+    """Return how long a job may wait for the provider's rate limit without being charged for it; a checks job asks no provider."""
+    return int(RATE_WAIT_MAX_S) if job.agent else 0
 
 
 @asynccontextmanager
@@ -103,7 +109,7 @@ def spec_of(slot: Slot, instance: str, limits: Limits, *, runtime: str, deadline
 @asynccontextmanager
 async def running_sandbox(host: Host, job: JobSpec, slot: Slot, image: str, account: Account) -> AsyncIterator[Sandbox]:
     """Start the container; at the end it is dead and removed, whatever happened."""
-    deadline = account.started_at + job.limits.wall_s + CONTAINER_GRACE_S
+    deadline = account.started_at + job.limits.wall_s + excused_s_max(job) + CONTAINER_GRACE_S
     spec = spec_of(slot, host.instance, job.limits, runtime=job.runtime, deadline=deadline)
     with account.trace.starting(image) as span:
         box = await host.runtime.stand_by(spec, image)

@@ -17,6 +17,9 @@ class Activity:
         self._clock = clock
         self._since = clock()
         self._excuses = 0
+        self._limits = 0
+        self._limited_since = 0.0
+        self._limited_s = 0.0
 
     @property
     def idle_s(self) -> float:
@@ -44,6 +47,28 @@ class Activity:
             yield
         finally:
             self.resume()
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """Charge no time inside the block, not even to the stage's wall clock: the provider's rate limit is waited for."""
+        self._limited_s, self._limited_since = self.limited_s, self._clock()
+        self._limits += 1
+        try:
+            with self.excused():
+                yield
+        finally:
+            self._limited_s, self._limited_since = self.limited_s, self._clock()
+            self._limits -= 1
+
+    @property
+    def is_limited(self) -> bool:
+        """Return whether the provider's rate limit is waited for now."""
+        return self._limits > 0
+
+    @property
+    def limited_s(self) -> float:
+        """Return for how long it was waited for in all; calls that wait side by side are counted once."""
+        return self._limited_s + (self._clock() - self._limited_since if self._limits else 0.0)
 
     async def wait_idle(self, limit_s: float) -> None:
         """Wait until nothing has happened for `limit_s` seconds."""

@@ -27,6 +27,8 @@ def chat_span(spans: Spans, parent: Context, report: CallReport) -> None:
         "andon.gateway.mode": "replay" if report.is_replay else "live",
         "andon.agent.turn": report.turn,
         "andon.call.tries": report.tries,
+        "andon.call.limited": report.limited,
+        "andon.call.waited_s": round(report.waited_s, 3),
         "andon.call.unsettled": report.unsettled,
     }
     if report.reply_model:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from sandbox.contract.errors import BrokerError, BudgetExhausted
 from sandbox.contract.wire import Ledger
 from sandbox.gateway.connection import Exchange
+from sandbox.gateway.patience import Patience
 from sandbox.gateway.policy import Judged, judge
 from sandbox.gateway.refusal import ClientGone, Refusal
 from sandbox.gateway.relay import Relay
@@ -127,30 +128,55 @@ class ModelProxy:
         terms = self._terms
         today = datetime.fromtimestamp(terms.tuning.now(), UTC).date()
         nano_usd = worst_case_nano_usd(terms.tuning.prices, call.judged.model, len(call.body), call.judged.output_tokens_max, today)
-        pauses_s = iter(terms.tuning.retry_pauses_s)
+        patience = Patience(terms.tuning.retry_pauses_s)
         while True:
             await self._wait_until_granted(exchange)
             report.tries += 1
             try:
-                async with self._held(f"{call.number}.{report.tries}", nano_usd, call, report) as held:
+                async with self._held(exchange, f"{call.number}.{report.tries}", nano_usd, call, report) as held:
                     return await self._try(exchange, call, held, report)
             except Fault as fault:
-                pause_s = next(pauses_s, None)
-                if pause_s is None or not fault.is_retryable:
+                report.limited += fault.is_limit
+                pause_s = patience.pause_s(fault)
+                if pause_s is None:
                     if fault.failure:
                         self._tally.fail(fault.failure)
                     raise
                 log.info("gateway.retry", extra={"status": fault.status, "turn": call.judged.turn, "tries": report.tries})
+                if fault.is_limit:
+                    await self._wait_for_rate(exchange, report, pause_s)
+                    continue
                 with self._tally.activity.excused():
-                    await self._gate.pause(pause_s if fault.retry_after_s is None else fault.retry_after_s)
+                    await self._gate.pause(pause_s)
+
+    async def _wait_for_rate(self, exchange: Exchange, report: CallReport, seconds: float) -> None:
+        """Wait for the provider's rate limit, which no deadline of the attempt is charged for.
+
+        Raises:
+            Fault: The call has waited so long that its client is about to give up.
+            ClientGone: It has.
+        """
+        if report.waited_s + seconds > self._terms.tuning.rate_wait_s:
+            message = f"the provider's rate limit has let no call through for {report.waited_s:.0f} s"
+            failure = Failure(kind="provider", message=message)
+            self._tally.fail(failure)
+            raise Fault(529, "overloaded_error", message, failure=failure)
+        report.waited_s += seconds
+        with self._tally.activity.limited():
+            await self._gate.pause(seconds)
+        await self._wait_until_granted(exchange)
 
     @asynccontextmanager
-    async def _held(self, call_id: str, nano_usd: int, call: Call, report: CallReport) -> AsyncIterator[Hold]:
+    async def _held(self, exchange: Exchange, call_id: str, nano_usd: int, call: Call, report: CallReport) -> AsyncIterator[Hold]:
         held: Hold | None = None
+
+        async def pause(seconds: float) -> None:
+            await self._wait_for_rate(exchange, report, seconds)
+
         try:
             async with AsyncExitStack() as stack:
                 with self._tally.activity.excused():
-                    held = await stack.enter_async_context(hold(self._ledger, call_id, nano_usd, call.judged.model))
+                    held = await stack.enter_async_context(hold(self._ledger, call_id, nano_usd, call.judged.model, pause=pause))
                 yield held
         except BudgetExhausted as error:
             raise self._budget_refusal(error) from error
@@ -168,6 +194,7 @@ class ModelProxy:
             async with self._source.open(call, held) as reply:
                 return await Relay(self._terms, self._source, self._tally, exchange, call, held, report).run(reply)
         except Fault as fault:
+            held.note_limit(fault.is_limit, fault.retry_after_s)
             if fault.is_free:
                 held.free()
             raise

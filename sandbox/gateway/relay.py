@@ -148,8 +148,10 @@ class Relay:
         report, meter = self._report, self._meter
         report.reply_model, report.reply_id, report.stop_reason = meter.reply_model, meter.reply_id, meter.stop_reason
         report.error = trouble.kind if trouble else ""
-        if isinstance(trouble, Fault) and trouble.failure and self._exchange.has_started:
-            self._tally.fail(trouble.failure)
+        if isinstance(trouble, Fault):
+            self._held.note_limit(trouble.is_limit, trouble.retry_after_s)
+            if trouble.failure and self._exchange.has_started:
+                self._tally.fail(trouble.failure)
 
     def _record(self) -> None:
         if self._terms.records:

@@ -73,13 +73,13 @@ class BudgetLedger:
         request = self._attempt.model_copy(update={"op": "extend", "call_id": call_id, "nano_usd": nano_usd})
         return await self._ask(request, self._wait_max_s)
 
-    async def settle(self, call_id: str, nano_usd: int, usage: Usage, *, unsettled: bool) -> BudgetReply:
+    async def settle(self, call_id: str, nano_usd: int, usage: Usage, *, unsettled: bool, limited_s: float | None = None) -> BudgetReply:
         """Replace the reservation by what the call cost; waits at most 60 s.
 
         Raises:
             BrokerError: The supervisor did not answer in that time; the reservation stays charged there.
         """
-        update = {"op": "settle", "call_id": call_id, "nano_usd": nano_usd, "usage": usage, "unsettled": unsettled}
+        update = {"op": "settle", "call_id": call_id, "nano_usd": nano_usd, "usage": usage, "unsettled": unsettled, "limited_s": limited_s}
         return await self._ask(self._attempt.model_copy(update=update), min(self._wait_max_s, SETTLE_WAIT_MAX_S))
 
     async def _ask(self, request: BudgetRequest, wait_max_s: float) -> BudgetReply:
@@ -107,6 +107,8 @@ class Hold:
         """None: sent, and its cost is not known (yet)."""
         self.unsettled = False
         """Settled in full because the figure was lost or could not be priced."""
+        self.limited_s: float | None = None
+        """The provider limited its rate, and asked for so many seconds without calls."""
         self._ledger = ledger
         self._call_id = call_id
 
@@ -129,6 +131,11 @@ class Hold:
         self.cost_nano_usd = max(self.nano_usd, least_nano_usd)
         self.unsettled = True
 
+    def note_limit(self, is_limit: bool, retry_after_s: float | None) -> None:
+        """Note whether the provider refused this call for its rate, and for how long it wants none."""
+        if is_limit:
+            self.limited_s = retry_after_s or 0.0
+
     async def extend(self, nano_usd: int) -> None:
         """Raise the reservation to `nano_usd`.
 
@@ -145,20 +152,33 @@ class Hold:
         if self.cost_nano_usd is None:
             self.charge_in_full(self.usage, 0)
         try:
-            await self._ledger.settle(self._call_id, self.cost_nano_usd or 0, self.usage, unsettled=self.unsettled)
+            cost = self.cost_nano_usd or 0
+            await self._ledger.settle(self._call_id, cost, self.usage, unsettled=self.unsettled, limited_s=self.limited_s)
         except BrokerError:
             log.exception("gateway.settle_lost", extra={"call_id": self._call_id})
 
 
 @asynccontextmanager
-async def hold(ledger: Ledger, call_id: str, nano_usd: int, model: str) -> AsyncIterator[Hold]:
+async def hold(
+    ledger: Ledger, call_id: str, nano_usd: int, model: str, *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> AsyncIterator[Hold]:
     """Reserve `nano_usd`, and settle when the context is left, whatever ends it.
+
+    Args:
+        ledger: Where money is asked for.
+        call_id: The call's name, the same however often it is asked.
+        nano_usd: The most it can cost.
+        model: What it asks.
+        pause: Waits until the ledger may be asked again, because the provider's rate is limited; it bounds these waits by raising.
 
     Raises:
         BudgetExhausted: The budget does not allow it.
         BrokerError: The ledger did not answer.
     """
     reply = await ledger.reserve(call_id, nano_usd, model)
+    while not reply.granted and reply.wait_s > 0:
+        await pause(reply.wait_s)
+        reply = await ledger.reserve(call_id, nano_usd, model)
     if not reply.granted:
         raise BudgetExhausted(reply.reason or "the budget is exhausted")
     held = Hold(ledger, call_id, nano_usd)

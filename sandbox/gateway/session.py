@@ -17,14 +17,16 @@ from pydantic import ValidationError
 
 from sandbox.contract.errors import UsageError
 from sandbox.contract.job import Assignment, Submission
+from sandbox.contract.packages import Fetched, Packages
 from sandbox.contract.result import Usage
-from sandbox.contract.wire import Ledger
+from sandbox.contract.wire import RATE_WAIT_MAX_S, Ledger
 from sandbox.gateway.cassette import CassetteSource, Replay
 from sandbox.gateway.connection import Exchange
 from sandbox.gateway.model_proxy import Gate, ModelProxy
 from sandbox.gateway.peer import Peer
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.refusal import Refusal
+from sandbox.gateway.registry_proxy import PREFIX, RegistryRoutes
 from sandbox.gateway.server import Route, Server
 from sandbox.gateway.strict_json import parse_strictly
 from sandbox.gateway.tally import CallReport, Failure, Tally, View
@@ -59,6 +61,7 @@ class Session:
         record: bool = False,
         on_traces: Callable[[bytes], None] | None = None,
         on_call: Callable[[CallReport], None] | None = None,
+        registries: RegistryRoutes | None = None,
         tuning: Tuning | None = None,
     ) -> None:
         """Prepare the gateway of one attempt.
@@ -75,6 +78,7 @@ class Session:
             record: Keep every call for a cassette.
             on_traces: Takes each body of `POST /v1/traces` as it came: untrusted bytes. It must not block.
             on_call: Told of every model call after it was settled. It must not block.
+            registries: The package routes; None: every request for a package is refused.
             tuning: Prices, clock and waits, for tests.
 
         Raises:
@@ -90,6 +94,7 @@ class Session:
         self._peer_uid = peer_uid
         self._headers = dict(headers or {})
         self._on_traces = on_traces
+        self._registries = registries or RegistryRoutes(None, "none", Packages(), base="")
         self._tally = Tally()
         self._gate = Gate()
         self._owner: Peer | None = None
@@ -117,6 +122,7 @@ class Session:
             server = Server(
                 self._path,
                 routes,
+                below={PREFIX: self._registries.answer},
                 peer_uid=self._peer_uid,
                 timeouts=self._tuning.client,
                 on_bytes=self._note_byte,
@@ -128,6 +134,7 @@ class Session:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._gate.end()
+        self._registries.end()
         self._is_assigned.set()
         await self._stack.aclose()
 
@@ -177,6 +184,16 @@ class Session:
         return self._tally.view
 
     @property
+    def is_limited(self) -> bool:
+        """Whether the attempt waits for the provider's rate limit now."""
+        return self._tally.activity.is_limited
+
+    @property
+    def limited_s(self) -> float:
+        """For how long it has waited for it in all, as far as no deadline is charged for it."""
+        return min(self._tally.activity.limited_s, RATE_WAIT_MAX_S)
+
+    @property
     def first_byte_at(self) -> float | None:
         """Unix seconds of the first byte on the socket."""
         return self._first_byte_at
@@ -195,6 +212,11 @@ class Session:
     def failure(self) -> Failure | None:
         """Why model calls cannot succeed any more, if so."""
         return self._tally.failure
+
+    @property
+    def fetched(self) -> Fetched:
+        """What was fetched through the package routes, and refused there."""
+        return self._registries.fetched
 
     @property
     def divergences(self) -> int:

@@ -33,6 +33,8 @@ class View(NamedTuple):
     tokens: int
     """Input (cached included) and output together."""
     cost_nano_usd: int
+    is_limited: bool = False
+    """It waits for the provider's rate limit."""
 
 
 @dataclass
@@ -50,6 +52,10 @@ class CallReport:
     first_event_at: float | None = None
     ended_at: float = 0.0
     tries: int = 0
+    limited: int = 0
+    """Tries that the provider refused for its rate or its load."""
+    waited_s: float = 0.0
+    """How long it waited for the rate limit, its own and everybody's."""
     reply_model: str = ""
     reply_id: str = ""
     stop_reason: str = ""
@@ -87,7 +93,7 @@ class Tally:
         """Return what to show."""
         usage = self.usage
         tokens = usage.input_tokens + usage.output_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
-        return View(self.turn, self.tool, tokens, self.cost_nano_usd)
+        return View(self.turn, self.tool, tokens, self.cost_nano_usd, self.activity.is_limited)
 
     def begin(self, turn: int) -> None:
         """Note that the model is asked for a turn."""

@@ -23,6 +23,8 @@ class Tuning:
     """Before each further try of a call the provider did not serve."""
     drain_s: float = 60.0
     """How long a reply is read for its figures after its client left (DECISIONS D7)."""
+    rate_wait_s: float = 540.0
+    """How long one call may wait for the provider's rate limit; clients give a silent reply up after 600 s."""
     assignment_poll_s: float = 25.0
     """How long one poll for the assignment waits; then 204, and the program asks again."""
 

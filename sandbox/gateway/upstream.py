@@ -20,6 +20,7 @@ import httpx2
 
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.result import Usage
+from sandbox.contract.wire import RATE_PAUSE_MAX_S
 from sandbox.gateway.operator_network import proxy_for, trust_of
 from sandbox.gateway.policy import Judged
 from sandbox.gateway.refusal import Refusal
@@ -28,10 +29,10 @@ from sandbox.gateway.sse import Event, EventSplitter
 from sandbox.gateway.tally import Failure
 
 DEFAULT_BASE_URL = "https://api.anthropic.com"
-RETRY_AFTER_MAX_S = 60.0
 ERROR_BYTES_MAX = 64 * 1024
 TIMEOUT = httpx2.Timeout(connect=10.0, read=300.0, write=60.0, pool=10.0)
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_LIMITS = {429, 529}
 _SPEND_CAPS = {"enforced_spend_limit_reached", "contract_spend_limit_reached", "billing_error"}
 _KINDS = {400: "invalid_request_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 529: "overloaded_error"}
 
@@ -60,6 +61,7 @@ class Fault(Refusal):
         *,
         is_retryable: bool = False,
         is_free: bool = True,
+        is_limit: bool = False,
         retry_after_s: float | None = None,
         failure: Failure | None = None,
     ) -> None:
@@ -68,6 +70,8 @@ class Fault(Refusal):
         """Worth another try, before the client hears of it."""
         self.is_free = is_free
         """The provider did not work for it; otherwise it is charged in full."""
+        self.is_limit = is_limit
+        """The provider limits its rate, or says that it is overloaded: everybody who calls this model has to slow down."""
         self.retry_after_s = retry_after_s
         self.failure = failure
 
@@ -274,7 +278,12 @@ def fault_of(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
         what = "limits our rate" if status == 429 else "is down"
         kind = _KINDS.get(status, "api_error")
         return _down(
-            status, kind, f"the provider {what}: status {status}{named}", is_retryable=not is_final, retry_after_s=_retry_after_s(headers)
+            status,
+            kind,
+            f"the provider {what}: status {status}{named}",
+            is_retryable=not is_final,
+            is_limit=status in _LIMITS,
+            retry_after_s=_retry_after_s(headers),
         )
     return Fault(
         status if status in _KINDS else 400,
@@ -291,7 +300,14 @@ def fault_of_event(event: Event) -> Fault:
 
 
 def _down(
-    status: int, kind: str, message: str, *, is_retryable: bool = False, is_free: bool = True, retry_after_s: float | None = None
+    status: int,
+    kind: str,
+    message: str,
+    *,
+    is_retryable: bool = False,
+    is_free: bool = True,
+    is_limit: bool = False,
+    retry_after_s: float | None = None,
 ) -> Fault:
     return Fault(
         status,
@@ -299,6 +315,7 @@ def _down(
         message,
         is_retryable=is_retryable,
         is_free=is_free,
+        is_limit=is_limit,
         retry_after_s=retry_after_s,
         failure=Failure(kind="provider", message=message),
     )
@@ -320,7 +337,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
         seconds = float(headers.get("retry-after", ""))
     except ValueError:
         return None  # a date, or nothing: our own pauses do
-    return min(max(seconds, 0.0), RETRY_AFTER_MAX_S) if math.isfinite(seconds) else None
+    return min(max(seconds, 0.0), RATE_PAUSE_MAX_S) if math.isfinite(seconds) else None
 
 
 async def _read(response: httpx2.Response) -> bytes:

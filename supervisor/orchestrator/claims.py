@@ -26,7 +26,9 @@ from sandbox.contract.wire import (
 from supervisor.orchestrator.actor import RunActor
 from supervisor.orchestrator.effects import copy_name, end_as_lost
 from supervisor.orchestrator.ports import Ports
+from supervisor.orchestrator.rates import Caller, Rates
 from supervisor.pipeline import budget
+from supervisor.pipeline.budget import Ruling, call_key
 from supervisor.pipeline.events import AnyEvent, AttemptStarted, BudgetReserved, BudgetSettled
 from supervisor.pipeline.fate import fate_of
 from supervisor.pipeline.machine import closing, may_claim
@@ -102,6 +104,7 @@ class Desk:
     """The handlers of `SupervisorLink.serve`."""
 
     def __init__(self, ports: Ports, find: Find, joined: Callable[[JoinRequest], None] = lambda _request: None) -> None:
+        self.rates = Rates(ports.monotonic, self._is_held)
         self._ports = ports
         self._find = find
         self._joined = joined
@@ -193,7 +196,7 @@ class Desk:
         )
 
     async def budget(self, request: BudgetRequest) -> BudgetReply:
-        """Answer one reserve, extend or settle; a yes is in the log before it is given.
+        """Answer one reserve, extend or settle; a yes is in the log before it is given, a "not now" is not.
 
         Raises:
             BrokerError: The log cannot be written now; nothing is granted.
@@ -201,7 +204,26 @@ class Desk:
         actor = self._find(request.run_id)
         if actor is None or not _is_attempts_own(actor.state, request):
             return BudgetReply(granted=False, remaining_nano_usd=0, reason="this attempt does not count (any more)")
-        answers: list[budget.Ruling] = []
+        left = max(0, actor.state.budget.remaining_nano_usd)
+        if wait_s := self._wait_s(actor.state, request):
+            return BudgetReply(granted=False, remaining_nano_usd=left, reason="the provider limits the rate", wait_s=wait_s)
+        ruling = Ruling(granted=False, reason="the run is over")
+        try:
+            ruling = await self._rule(actor, request)
+        finally:
+            if request.op == "reserve" and not ruling.granted:
+                self.rates.drop(_caller(request))
+        left = max(0, actor.state.budget.remaining_nano_usd)
+        return BudgetReply(granted=ruling.granted, remaining_nano_usd=left, reason=ruling.reason)
+
+    def _wait_s(self, run: RunState, request: BudgetRequest) -> float:
+        """Return for how long a call that money would allow has to wait; a cassette has no rate."""
+        if request.op != "reserve" or run.intent.mode == "replay" or not rule_budget(run, request).append:
+            return 0.0
+        return self.rates.ask(_caller(request), request.model)
+
+    async def _rule(self, actor: RunActor, request: BudgetRequest) -> Ruling:
+        answers: list[Ruling] = []
 
         def build(run: RunState) -> AnyEvent | None:
             answer = rule_budget(run, request)
@@ -210,9 +232,18 @@ class Desk:
 
         event = await actor.record(build)
         if not answers or (answers[-1].append and event is None):
-            return BudgetReply(granted=False, remaining_nano_usd=0, reason="the run is over")
-        left = max(0, actor.state.budget.remaining_nano_usd)
-        return BudgetReply(granted=answers[-1].granted, remaining_nano_usd=left, reason=answers[-1].reason)
+            return Ruling(granted=False, reason="the run is over")
+        if request.op == "settle" and answers[-1].append:
+            self.rates.settled(_caller(request), is_served=request.nano_usd > 0, limited_s=request.limited_s)
+        return answers[-1]
+
+    def _is_held(self, caller: Caller) -> bool:
+        actor = self._find(caller.run_id)
+        return actor is not None and call_key(caller.job_id, caller.attempt, caller.call_id) in actor.state.budget.held
+
+
+def _caller(request: BudgetRequest) -> Caller:
+    return Caller(request.run_id, request.job_id, request.attempt, request.call_id)
 
 
 def _why_lost(job: JobState, request: ClaimRequest) -> str:
@@ -237,16 +268,16 @@ def _is_attempts_own(run: RunState, request: BudgetRequest) -> bool:
     return any(one.attempt == request.attempt and _is_token(one, request.executor, request.token) for one in job.attempts)
 
 
-def rule_budget(run: RunState, request: BudgetRequest) -> budget.Ruling:
+def rule_budget(run: RunState, request: BudgetRequest) -> Ruling:
     """Decide one request of an attempt whose token was right: new money only for the current attempt of a line that goes on."""
     job = run.jobs[request.job_id]
     if request.op != "settle":
         if job.current is None or job.current.attempt != request.attempt:
-            return budget.Ruling(granted=False, reason="this attempt does not count any more")
+            return Ruling(granted=False, reason="this attempt does not count any more")
         ends = closing(run)
         if ends is not None and ends.is_urgent:
-            return budget.Ruling(granted=False, reason="the run is being stopped")
-    key = budget.call_key(job.job_id, request.attempt, request.call_id)
+            return Ruling(granted=False, reason="the run is being stopped")
+    key = call_key(job.job_id, request.attempt, request.call_id)
     return budget.rule(run.budget, key, request.op, request.nano_usd, stage_left_nano_usd=_stage_left(run, job))
 
 

@@ -32,7 +32,7 @@ class Orchestrator:
         self._actors: dict[str, RunActor] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._activity = Activity(ports)
-        self._watch = Watch(ports, lambda: tuple(self._actors.values()))
+        self._watch = Watch(ports, lambda: tuple(self._actors.values()), lambda job, attempt: self._desk.rates.waited_s(job, attempt))
         self._desk = Desk(ports, self._actors.get, self._watch.joined)
         self._results = Results(ports, self._actors.get, self._load)
         self._requests = Requests(ports, self._actors, self._load, self._open, self._activity)

@@ -49,9 +49,13 @@ class _Cut:
 class Watch:
     """Ends attempts that nobody will end, and publishes again what the bus has lost."""
 
-    def __init__(self, ports: Ports, actors: Callable[[], Iterable[RunActor]]) -> None:
+    def __init__(
+        self, ports: Ports, actors: Callable[[], Iterable[RunActor]], waited_s: Callable[[str, int], float] = lambda _job, _attempt: 0.0
+    ) -> None:
+        """Watch runs; `waited_s` says how long an attempt waited for the provider's rate, which its wall clock is not charged."""
         self._ports = ports
         self._actors = actors
+        self._waited_s = waited_s
         self._cut: dict[str, _Cut] = {}
         self._missing_since: dict[str, float] = {}
         self._untaken_since: dict[str, float] = {}
@@ -99,7 +103,7 @@ class Watch:
         gone = self._gone(beats, {attempt.executor for _, _, attempt in held} | self._lanes.keys(), now)
         for actor, job, attempt in held:
             stage = stage_of(actor.state.pipeline, job.stage)
-            wall_s = (stage.limits.wall_s if stage else 0) + WALL_GRACE_S
+            wall_s = (stage.limits.wall_s if stage else 0) + WALL_GRACE_S + self._waited_s(job.job_id, attempt.attempt)
             if attempt.executor in gone:
                 await end_as_lost(actor, job.job_id, attempt.attempt, f"executor {attempt.executor} is gone")
             elif actor.held_s(job) >= wall_s:

@@ -21,6 +21,7 @@ _PHASES = {
     "preparing": "is being prepared",
     "starting": "starts",
     "running": "waits for the model",
+    "throttled": "waits for the provider, which limits its rate,",
     "paused": "is paused, because its executor has lost the broker,",
     "sealing": "is being sealed",
 }
@@ -126,13 +127,14 @@ def _running(job: JobState, doing: Doing | None) -> Reason:
         text = f"{job.stage} began on {attempt.executor}; nothing was heard of it yet"
         return _of_job(job, "running", text, attempt.started_at, executor=attempt.executor)
     progress = doing.progress
-    what = f"runs {progress.tool}" if progress.tool else _PHASES[progress.phase]
+    is_throttled = progress.phase == "throttled"
+    what = f"runs {progress.tool}" if progress.tool and not is_throttled else _PHASES[progress.phase]
     if progress.phase == "running" and not progress.tool and job.kind == "checks":
         what = "runs its checks"
     turn = f", turn {progress.turn}" if progress.turn else ""
     said = f": {progress.message}" if progress.message else ""
     text = f"{job.stage} {what} on {attempt.executor}{turn}{said}"
-    return _of_job(job, "running", text, doing.since, executor=attempt.executor, tool=progress.tool)
+    return _of_job(job, "throttled" if is_throttled else "running", text, doing.since, executor=attempt.executor, tool=progress.tool)
 
 
 def _queued(run: RunState, job: JobState, view: View) -> Reason:

@@ -18,6 +18,10 @@ class MemoryLedger:
     most_nano_usd: int = 0
     """The most that was ever spent and held together."""
     extended: int = 0
+    limits: list[float] = field(default_factory=list)
+    """The pauses a provider asked for."""
+    waits_s: list[float] = field(default_factory=list)
+    """What the next reservations are told to wait, one after the other."""
 
     @property
     def left_nano_usd(self) -> int:
@@ -27,6 +31,8 @@ class MemoryLedger:
     async def reserve(self, call_id: str, nano_usd: int, model: str) -> BudgetReply:
         """Hold money if it is there."""
         assert call_id not in self.held
+        if self.waits_s:
+            return BudgetReply(granted=False, remaining_nano_usd=self.left_nano_usd, wait_s=self.waits_s.pop(0))
         return self._hold(call_id, nano_usd, nano_usd)
 
     async def extend(self, call_id: str, nano_usd: int) -> BudgetReply:
@@ -34,8 +40,10 @@ class MemoryLedger:
         self.extended += 1
         return self._hold(call_id, nano_usd, nano_usd - self.held[call_id])
 
-    async def settle(self, call_id: str, nano_usd: int, usage: Usage, *, unsettled: bool) -> BudgetReply:
+    async def settle(self, call_id: str, nano_usd: int, usage: Usage, *, unsettled: bool, limited_s: float | None = None) -> BudgetReply:
         """Replace what is held by what was spent."""
+        if limited_s is not None:
+            self.limits.append(limited_s)
         del self.held[call_id]
         self.spent_nano_usd += nano_usd
         self.settled.append((call_id, nano_usd, usage, unsettled))

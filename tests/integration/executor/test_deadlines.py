@@ -124,6 +124,8 @@ class _Hasty:
         self._session = gateway.session
         self.submission = None
         self.failure = None
+        self.is_limited = False
+        self.limited_s = 0.0
         self.wait_submitted = gateway.session.wait_submitted
 
     async def wait_idle(self, limit_s: float) -> None:

@@ -33,7 +33,7 @@ async def test_a_call_is_answered_metered_and_settled(tmp_path: Path):
         assert [block.text for block in message.content if block.type == "text"] == [REPLY_TEXT]
         assert gateway.ledger.settled == [("1.1", 700_000, Usage(input_tokens=100, output_tokens=50), False)]
         assert gateway.session.usage == Usage(input_tokens=100, output_tokens=50)
-        assert gateway.session.view == (1, "", 150, 700_000)
+        assert gateway.session.view == (1, "", 150, 700_000, False)
         assert gateway.session.failure is None
         assert [(call.tries, call.stop_reason, call.cost_nano_usd, call.error) for call in gateway.calls] == [(1, "end_turn", 700_000, "")]
 

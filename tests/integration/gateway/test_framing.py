@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anthropic
 import pytest
 
 from sandbox.gateway.connection import HEADER_BYTES_MAX
-from tests.fakes.gateway import CALL, open_gateway
+from tests.fakes.gateway import CALL, HASTY, open_gateway
 from tests.fakes.upstream import (
     a_reply,
     fake_upstream,
@@ -107,7 +108,8 @@ async def test_a_header_has_a_size(tmp_path: Path):
 async def test_bodies_that_wait_have_a_size_together(tmp_path: Path):
     """Three times 30 MB at once: the third is told to come again."""
     head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: {30 << 20}\r\n\r\n".encode()
-    async with fake_upstream(replying(a_reply())) as upstream, open_gateway(tmp_path, upstream.base_url) as gateway:
+    tuning = replace(HASTY, client=replace(HASTY.client, body_s=3.0))  # a busy machine needs more than a second for 90 MB
+    async with fake_upstream(replying(a_reply())) as upstream, open_gateway(tmp_path, upstream.base_url, tuning=tuning) as gateway:
         replies = await asyncio.gather(*(gateway.raw(head + b" " * ((30 << 20) - 1), wait_s=20) for _ in range(3)))
 
     assert sorted(status_of(reply) for reply in replies) == [408, 408, 503]

@@ -84,7 +84,7 @@ async def test_the_provider_is_down_after_four_tries(tmp_path: Path):
 
 async def test_a_provider_that_comes_back_is_no_failure(tmp_path: Path):
     """The agent tried once more, later, and it worked."""
-    down_for_four = then(*[refusing(529)] * 4, replying(a_reply()))
+    down_for_four = then(*[refusing(503)] * 4, replying(a_reply()))
     async with fake_upstream(down_for_four) as upstream, open_gateway(tmp_path, upstream.base_url) as gateway:
         with pytest.raises(anthropic.APIStatusError):
             await gateway.ask()

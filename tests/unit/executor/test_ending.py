@@ -1,6 +1,7 @@
 """Why an attempt ends: every cause gives its outcome, and the container is dead before anything is read."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -45,6 +46,8 @@ class Gateway:
     failure: Failure | None = None
     submitted: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    is_limited: bool = False
+    limited_s: float = 0.0
 
     async def wait_submitted(self) -> Submission:
         await self.submitted.wait()
@@ -134,6 +137,49 @@ async def test_the_wall_clock_kills_and_says_which_limit():
     assert outcome is Outcome.TIMEOUT
     assert f"{a_job().limits.wall_s} s" in reason
     assert scene.box.killed == 1
+
+
+async def test_a_wait_for_the_providers_rate_is_not_charged_to_the_wall_clock():
+    """0.05 s of work are allowed, and 0.4 s are excused; then the clock has run out."""
+    scene = Scene()
+    scene.gateway.limited_s = 0.4
+    watching = asyncio.ensure_future(scene.outcome(wall_s=0.05))
+    done, _ = await asyncio.wait({watching}, timeout=0.2)
+    assert not done
+
+    assert (await watching)[0] is Outcome.TIMEOUT
+
+
+async def test_while_the_rate_is_waited_for_the_clock_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch):
+    """What is left of the wall clock stays the same then, however little: a loop that waits just that long would spin."""
+    monkeypatch.setattr("sandbox.executor.ending.LOOK_EVERY_S", 0.1)
+    looks: list[float] = []
+
+    class Waiting(Gateway):
+        @property
+        def limited_s(self) -> float:
+            looks.append(time.monotonic())
+            return min(looks[-1] - looks[0], 0.5)
+
+        @limited_s.setter
+        def limited_s(self, seconds: float) -> None: ...
+
+    scene = Scene(gateway=Waiting(is_limited=True))
+
+    assert (await scene.outcome(wall_s=0.001))[0] is Outcome.TIMEOUT
+    assert 5 <= len(looks) <= 8
+
+
+async def test_an_attempt_that_submits_after_a_wait_has_submitted():
+    """The companion: excused is not ended."""
+    scene = Scene()
+    scene.gateway.limited_s = 60.0
+    watching = asyncio.ensure_future(scene.outcome(wall_s=0.01))
+    await asyncio.wait({watching}, timeout=0.1)
+    scene.gateway.submits(Submission(status="done"))
+    scene.box.ends(0)
+
+    assert (await watching)[0] is Outcome.SUBMITTED
 
 
 async def test_an_attempt_without_progress_is_killed_with_a_reason_of_its_own():

@@ -41,6 +41,21 @@ def test_waiting_for_others_is_not_charged():
     assert activity.idle_s == 2
 
 
+def test_waits_for_the_rate_limit_are_added_up_and_charged_to_nobody():
+    """Side by side they count once; the silence begins anew after them."""
+    now = 0.0
+    activity = Activity(lambda: now)
+    with activity.limited():
+        now += 5
+        with activity.limited():
+            now += 2
+            assert (activity.is_limited, activity.limited_s, activity.idle_s) == (True, 7, 0)
+        now += 3
+    now += 4
+
+    assert (activity.is_limited, activity.limited_s, activity.idle_s) == (False, 10, 4)
+
+
 async def test_the_wait_ends_when_nothing_happened_for_so_long_and_not_before():
     """A sign in the meantime puts it off."""
     activity = Activity()

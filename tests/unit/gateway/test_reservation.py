@@ -19,9 +19,9 @@ TODAY = date(2026, 11, 22)
 class SlowLedger(MemoryLedger):
     """A ledger whose answer takes a moment."""
 
-    async def settle(self, call_id: str, nano_usd: int, usage: Usage, *, unsettled: bool) -> BudgetReply:
+    async def settle(self, call_id: str, nano_usd: int, usage: Usage, *, unsettled: bool, limited_s: float | None = None) -> BudgetReply:
         await asyncio.sleep(0.05)
-        return await super().settle(call_id, nano_usd, usage, unsettled=unsettled)
+        return await super().settle(call_id, nano_usd, usage, unsettled=unsettled, limited_s=limited_s)
 
 
 class SilentFirst:
@@ -106,6 +106,30 @@ async def test_a_cancelled_hold_is_settled():
         task.cancel()
 
     assert ledger.settled == [("1", 60, Usage(), True)]
+
+
+async def test_a_hold_that_is_not_granted_now_is_asked_for_again():
+    """The ledger says how long the provider's rate is limited; nothing is held meanwhile."""
+    ledger = MemoryLedger(waits_s=[3.0, 0.5])
+    paused: list[tuple[float, int]] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append((seconds, len(ledger.held)))
+
+    async with hold(ledger, "1", 60, "m", pause=pause):
+        assert ledger.held == {"1": 60}
+
+    assert paused == [(3.0, 0), (0.5, 0)]
+
+
+async def test_a_refused_rate_is_told_to_the_ledger():
+    """With the pause the provider asked for, 0 if it named none; what is no limit is no news."""
+    ledger = MemoryLedger()
+    for is_limit, after_s in ((True, 20.0), (True, None), (False, 7.0)):
+        async with hold(ledger, "1", 60, "m") as held:
+            held.note_limit(is_limit, after_s)
+
+    assert ledger.limits == [20.0, 0.0]
 
 
 async def test_no_money_is_no_hold():

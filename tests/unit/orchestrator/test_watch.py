@@ -29,6 +29,7 @@ class Scene:
         self.is_away = False
         self.waiting = False
         self.directed = ""
+        self.waited_s = 0.0
         self.forgotten: list[str] = []
 
     def begin(self, run: str) -> None:
@@ -37,7 +38,7 @@ class Scene:
         assert self.world.orchestrator is not None
         actors = self.world.orchestrator._actors
         ports = self.world.ports(clock=lambda: self.wall, monotonic=lambda: self.now, link=self, queue=self)
-        self.watch = Watch(ports, lambda: tuple(actors.values()))
+        self.watch = Watch(ports, lambda: tuple(actors.values()), lambda job, attempt: self.waited_s if attempt == 1 else 0.0)
 
     async def notices(self) -> AsyncIterator[Notice]:
         """Hear nothing from the broker by itself."""
@@ -131,6 +132,14 @@ async def test_an_attempt_long_past_its_wall_clock_is_ended_although_its_executo
     async with a_scene() as scene:
         assert await scene.look_after(1800 + WALL_GRACE_S - 0.1) == []
         assert await scene.look_after(0.1) == [Outcome.LOST]
+
+
+async def test_an_attempt_that_waited_for_the_providers_rate_has_so_much_longer():
+    """Its executor does not charge it either."""
+    async with a_scene() as scene:
+        scene.waited_s = 600
+        assert await scene.look_after(1800 + WALL_GRACE_S + 599) == []
+        assert await scene.look_after(1) == [Outcome.LOST]
 
 
 async def test_a_job_nobody_takes_from_the_bus_is_published_again():

@@ -92,6 +92,18 @@ def test_a_running_job_says_on_which_host_and_what_it_does():
     assert idle.text == "spec waits for the model on host-1"
 
 
+def test_a_job_that_waits_for_the_providers_rate_is_throttled():
+    """Not "running": a person who asks why nothing happens learns whose fault it is, whatever tool ran before."""
+    line = LineDriver()
+    job = line.dispatch("spec")
+    line.start(job)
+    progress = Progress(executor="host-1", run_id=job.job_id[:10], job_id=job.job_id, stage="spec", round=1, attempt=1, phase="throttled")
+
+    said = first(line, doing=Doing(progress.model_copy(update={"turn": 3, "tool": "bash"}), 7.0))
+
+    assert (said.kind, said.text) == ("throttled", "spec waits for the provider, which limits its rate, on host-1, turn 3")
+
+
 def test_a_fault_is_waited_out_and_a_verdict_made():
     """Between two attempts, and between an attempt and its verdict."""
     line = LineDriver()
