@@ -154,7 +154,7 @@ class _Walk:
                     os.close(open_directories.pop()[0])
                     continue
                 path = prefix + name
-                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                found = _looked_at(directory, name, path)
                 if self._is_skipped(path, stat.S_ISDIR(found.st_mode)):
                     continue
                 self._require_shape(path, found)
@@ -235,7 +235,10 @@ class _Walk:
         self._change(path, "100755" if is_executable else "100644", found.st_size, None, data)
 
     def _take_link(self, directory: int, name: str, path: str, before: Entry | None) -> None:
-        target = os.fsencode(os.readlink(name, dir_fd=directory))
+        try:
+            target = os.fsencode(os.readlink(name, dir_fd=directory))
+        except OSError as error:
+            raise RejectedTree(f"{shown(path)} changed while it was read") from error
         if before is not None and before.mode == "120000" and before.sha == blob_sha(target):
             return
         reason = unsafe_link(path, target)
@@ -284,6 +287,13 @@ class _Walk:
 
 
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+
+
+def _looked_at(directory: int, name: str, path: str) -> os.stat_result:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError as error:
+        raise RejectedTree(f"{shown(path)} changed while it was read") from error
 
 
 def _parents(path: str) -> Iterator[str]:

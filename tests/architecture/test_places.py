@@ -35,6 +35,10 @@ NEVER_AFTER_START = {"exec_create", "exec_start", "put_archive", "get_archive", 
 """Calls of the Docker SDK that would run in, read from or write into a used container, or touch what is not ours (ABUSE.md D05, D23)."""
 
 
+FOLLOWS_LINKS = {"copytree", "extractall", "extract", "unpack_archive", "ZipFile"}
+"""Calls that write where an archive says, or follow links while they copy."""
+
+
 @pytest.mark.parametrize("package", sorted(ONLY_IMPORTERS))
 def test_a_foreign_library_has_one_adapter(package: str):
     """Its errors are translated and its calls bounded in one place; what it is replaced by one day lives there too."""
@@ -83,11 +87,20 @@ def test_the_environment_is_read_in_the_composition_root_only():
     assert readers - {path for path in readers if path.startswith("sandbox/inside/")} == set(ENVIRONMENT_READERS)
 
 
+@pytest.mark.abuse("D05")
 def test_no_call_reaches_into_a_container_that_has_started():
     """`docker exec` and `docker cp` run or follow what the agent left (ABUSE.md D05)."""
     found = {
         str(path): calls for path in modules("sandbox/runtime", "sandbox/executor") if (calls := methods_called(path) & NEVER_AFTER_START)
     }
+
+    assert found == {}
+
+
+@pytest.mark.abuse("I03", "I04")
+def test_nothing_is_unpacked_or_copied_with_its_links():
+    """No archive of a sandbox's is taken, and the walker is the one way in."""
+    found = {str(path): calls for path in modules(*SOURCE) if (calls := methods_called(path) & FOLLOWS_LINKS)}
 
     assert found == {}
 
