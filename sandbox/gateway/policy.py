@@ -1,8 +1,9 @@
 """Which model requests may leave a sandbox: an allow-list over a strict copy; the copy is judged, the original bytes are forwarded.
 
 Everything the built-in agent does not send is refused with 400 and the field's name (DECISIONS D6): server tools, MCP servers,
-URL and file sources, containers, threads, service tiers, fallbacks, and whatever the API grows next. Nothing is
-re-serialised, so preserved thinking and caches stay valid. Not here: money (`reservation`) and headers (`model_proxy`).
+URL and file sources, containers, threads, service tiers, fallbacks, and whatever the API grows next. A foreign program's
+driver adds named permissions (`driver_policy`). Nothing is re-serialised, so preserved thinking and caches stay valid.
+Not here: money (`reservation`) and headers (`model_proxy`).
 """
 
 import re
@@ -14,12 +15,14 @@ from pydantic import Field
 
 from sandbox.contract.agent_spec import AgentSpec, CacheTtl
 from sandbox.contract.model import Frozen
+from sandbox.gateway.driver_policy import DriverPolicy, driver_policy
 from sandbox.gateway.refusal import Refusal
 from sandbox.gateway.strict_json import parse_strictly
 
 MESSAGES_MAX = 10_000
 BLOCKS_MAX = 10_000
 TOOLS_MAX = 64
+USER_ID_CHARS_MAX = 1_000
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}", re.ASCII)
 _TYPED_TOOLS = {"bash_20250124": "bash", "text_editor_20250728": "str_replace_based_edit_tool"}
 
@@ -36,6 +39,8 @@ class Policy(Frozen):
     """The only ttl a cache marker may have; a marker without one means 5m."""
     calls_max: int = Field(120, ge=1)
     """Requests to the model routes in one attempt, counted ones that failed included."""
+    driver: DriverPolicy = DriverPolicy()
+    """What this agent's program may send besides."""
 
     @classmethod
     def of(cls, agent: AgentSpec) -> "Policy":
@@ -45,6 +50,7 @@ class Policy(Frozen):
             output_tokens_max=agent.output_tokens_max,
             cache_ttl=agent.cache_ttl,
             calls_max=4 * agent.steps_max + 20,
+            driver=driver_policy(agent.driver.kind),
         )
 
 
@@ -59,6 +65,8 @@ class Judged:
     """Its `max_tokens`; 0 for a count of tokens."""
     turn: int
     """One more than the number of assistant messages."""
+    is_streamed: bool = True
+    """The client wants the reply's events as they come; otherwise one JSON object at the end."""
 
 
 def judge(body: bytes, policy: Policy, *, is_count: bool = False) -> Judged:
@@ -78,7 +86,7 @@ def judge(body: bytes, policy: Policy, *, is_count: bool = False) -> Judged:
         raise Refusal(400, "invalid_request_error", f"the body is refused: {error}", retry=False) from error
     request = _Judge(policy).request(document, is_count=is_count)
     turn = 1 + sum(message["role"] == "assistant" for message in request["messages"])
-    return Judged(request, policy.model, request.get("max_tokens", 0), turn)
+    return Judged(request, policy.model, request.get("max_tokens", 0), turn, is_streamed=request.get("stream", False))
 
 
 class _Judge:
@@ -99,13 +107,16 @@ class _Judge:
             "cache_control": self.cache_control,
         }
         required = {"model", "messages"}
+        driver = self._policy.driver
+        if "metadata" in driver.fields:
+            fields["metadata"] = self.metadata
         if not is_count:
             fields |= {
                 "max_tokens": _integer(1, self._policy.output_tokens_max),
-                "stream": _exactly(True),
+                "stream": _boolean if driver.whole_replies else _exactly(True),
                 "stop_sequences": _list_of(_text, 16),
             }
-            required |= {"max_tokens", "stream"}
+            required |= {"max_tokens"} if driver.whole_replies else {"max_tokens", "stream"}
         return _fields(document, "", fields, required)
 
     def message(self, value: object, at: str) -> None:
@@ -193,6 +204,9 @@ class _Judge:
         }
         _fields(value, at, fields, {"type"})
 
+    def metadata(self, value: object, at: str) -> None:
+        _fields(value, at, {"user_id": _short_text}, set())
+
     def output_config(self, value: object, at: str) -> None:
         _fields(value, at, {"effort": _one_of("low", "medium", "high", "xhigh", "max")}, set())
 
@@ -267,6 +281,12 @@ def _text(value: object, at: str) -> None:
         raise _refused(at, "expected text")
 
 
+def _short_text(value: object, at: str) -> None:
+    _text(value, at)
+    if isinstance(value, str) and len(value) > USER_ID_CHARS_MAX:
+        raise _refused(at, f"more than {USER_ID_CHARS_MAX} characters")
+
+
 def _name(value: object, at: str) -> None:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise _refused(at, "expected 1 to 128 of a-z, A-Z, 0-9, '_' and '-'")
@@ -278,7 +298,7 @@ def _boolean(value: object, at: str) -> None:
 
 
 def _nothing(value: object, at: str) -> None:
-    if value is not None:
+    if value is not None and value != []:
         raise _refused(at, "not allowed here")
 
 
