@@ -34,6 +34,7 @@ class Server:
         path: Path,
         routes: Mapping[tuple[str, str], Route],
         *,
+        below: Mapping[str, Route] | None = None,
         peer_uid: int | None,
         timeouts: Timeouts | None = None,
         on_bytes: Callable[[], None] = lambda: None,
@@ -44,6 +45,7 @@ class Server:
         Args:
             path: The socket; at most about 100 bytes, in a directory only we may write.
             routes: Handler by (method, raw target). The target is compared as it came: nothing is decoded or joined.
+            below: Handler of everything that begins with a prefix, whatever the method; it judges the rest of the target itself.
             peer_uid: The only uid that may talk to us; None: any.
             timeouts: How long a client may take.
             on_bytes: Called whenever bytes arrive.
@@ -52,6 +54,7 @@ class Server:
         self._path = path
         self._routes = routes
         self._targets = {target for _, target in routes}
+        self._below = dict(below or {})
         self._peer_uid = peer_uid
         self._timeouts = timeouts or Timeouts()
         self._on_bytes = on_bytes
@@ -140,7 +143,7 @@ class Server:
         return None
 
     async def _answer(self, exchange: Exchange) -> None:
-        route = self._routes.get((exchange.method, exchange.target))
+        route = self._routes.get((exchange.method, exchange.target)) or self._route_below(exchange.target)
         if route is None:
             if exchange.target in self._targets or exchange.method == "CONNECT":
                 raise Refusal(405, "invalid_request_error", "this route does not take that method", retry=False)
@@ -152,6 +155,9 @@ class Server:
         except Exception as error:  # our bug, in one request: the attempt's other requests and its clean-up go on
             log.exception("gateway.fault")
             raise Refusal(500, "api_error", "the gateway failed", retry=False) from error
+
+    def _route_below(self, target: str) -> Route | None:
+        return next((route for prefix, route in self._below.items() if target.startswith(prefix)), None)
 
 
 async def _wait(tasks: set[asyncio.Task[None]], timeout_s: float) -> None:

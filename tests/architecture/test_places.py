@@ -15,6 +15,7 @@ ONLY_IMPORTERS = {
     "anthropic": ("sandbox/inside/agent/",),
 }
 PROCESS_STARTERS = {
+    "sandbox/gateway/registry_source.py": "pip and npm, asked for the index they use by themselves",
     "sandbox/git/process.py": "git, with an environment built from empty",
     "sandbox/inside/loopback.py": "our own forwarder, inside the container",
     "sandbox/inside/process.py": "tools and checks, inside the container",
