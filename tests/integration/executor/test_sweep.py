@@ -19,6 +19,7 @@ pytestmark = pytest.mark.docker
 SLEEP = ("/opt/andon/bin/python", "-I", "-c", "import time; time.sleep(600)")
 
 
+@pytest.mark.abuse("D14", "D23")
 async def test_of_all_containers_only_the_stale_one_of_this_executor_goes(
     docker_runtime: DockerRuntime, engine: TestEngine, agent_image: str, a_slot: Callable[..., SlotSpec], tmp_path: Path
 ):
@@ -31,6 +32,9 @@ async def test_of_all_containers_only_the_stale_one_of_this_executor_goes(
             labels: list[dict[str, str]] = [{}, {"instance": host.instance}, {"app": "andon.instance"}]
             strangers = [client.create_container(agent_image, entrypoint=["true"], labels=each)["Id"] for each in labels]
             try:
+                stopped = {each["Id"] for each in client.containers(all=True, filters={"status": "created"})}
+                assert set(strangers) <= stopped, "the control: a prune of what does not run would take them"
+
                 await Janitor(host, is_busy=lambda number: number == 0, salvage=lambda _: None).sweep()
 
                 left = {each["Id"] for each in client.containers(all=True)}

@@ -195,6 +195,7 @@ async def test_a_paused_container_stands_still_and_can_be_killed(docker_runtime:
 
 
 @pytest.mark.root
+@pytest.mark.abuse("D14")
 async def test_kill_leaves_no_process_of_a_stubborn_tree(docker_runtime: DockerRuntime, agent_image: str, a_slot: SlotBuilder):
     """Double forks that ignore every signal they may ignore die with the container."""
     program = (
