@@ -13,6 +13,7 @@ from pydantic import Field
 
 from sandbox.contract.job import Limits
 from sandbox.contract.model import Frozen
+from sandbox.runtime.users import UserMap
 
 PROGRAM = ("/opt/andon/bin/python", "-I", "-m", "sandbox.inside")
 """The program every sandbox starts; it asks the gateway socket what to do."""
@@ -90,6 +91,9 @@ class EngineFacts(Frozen):
     storage_driver: str
     default_runtime: str
     runtimes: tuple[str, ...]
+    gvisor: tuple[str, ...] = ()
+    """Those of them that are gVisor."""
+    users: UserMap = UserMap()
     security_options: tuple[str, ...]
     cpus: int
     memory_bytes: int

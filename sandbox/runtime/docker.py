@@ -32,6 +32,7 @@ from sandbox.runtime.container_spec import (
 from sandbox.runtime.engine import CALL_S, Endpoint, Engine, find_endpoint
 from sandbox.runtime.hardening import HOSTS, create_request, resources
 from sandbox.runtime.output import AttachedOutput
+from sandbox.runtime.protections import missing_under
 
 _DEAD_S = 30.0
 """How long a killed container may take to be gone."""
@@ -125,7 +126,7 @@ class DockerSandbox:
         self._output = AttachedOutput(LOG_BYTES_MAX)
         self._stream: socket.socket | None = None
         self._limits = slot.limits
-        self._missing: tuple[str, ...] = engine.facts.missing
+        self._missing = (*missing_under(engine.facts, slot.runtime), *engine.facts.users.missing(slot.uid, slot.gid))
         self._id = ""
         self._exit: Exit | None = None
         self._we_killed = False

@@ -7,6 +7,7 @@ on: otherwise a container could appear after its owner has cleaned up.
 import asyncio
 import hashlib
 import json
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from docker.errors import APIError, DockerException, ImageNotFound
 
 from sandbox.contract.errors import EngineError
 from sandbox.runtime.container_spec import EngineFacts
+from sandbox.runtime.protections import gvisor_runtimes, missing_in, warnings_of
+from sandbox.runtime.users import read_users
 
 T = TypeVar("T")
 
 DEFAULT_ENDPOINT = "unix:///var/run/docker.sock"
 CALL_S = 120
 """How long one call may take; builds have no bound of their own but make progress."""
-_RUNC_FIXED = ((1, 2, 8), (1, 3, 3))
 _INSTALL = "start it (`systemctl start docker`), or run `make setup` as root to install one"
 
 
@@ -132,11 +134,29 @@ def _connect(endpoint: Endpoint) -> Engine:
     client: docker.APIClient | None = None
     try:
         client = docker.APIClient(base_url=endpoint.url, version="auto", timeout=CALL_S)
-        return Engine(client, read_facts(endpoint, client.info(), client.version()))
+        facts = read_facts(endpoint, client.info(), client.version())
+        _check_owner(endpoint, facts)
+        return Engine(client, facts)
+    except EngineError:
+        if client is not None:
+            client.close()
+        raise
     except (DockerException, OSError) as error:
         if client is not None:
             client.close()
         raise EngineError(f"the engine at {where} does not answer: {explain(error)}; {_INSTALL}") from error
+
+
+def _check_owner(endpoint: Endpoint, facts: EngineFacts) -> None:
+    """Refuse a rootless engine of somebody else: it may neither enter our directories nor make files that are ours."""
+    if facts.users.kind != "rootless" or endpoint.socket_path is None:
+        return
+    owner = endpoint.socket_path.stat().st_uid
+    if owner != os.geteuid():
+        raise EngineError(
+            f"the engine at {endpoint.url} ({endpoint.source}) is rootless and belongs to uid {owner}, you are uid {os.geteuid()}: "
+            "run Andon as that user, or choose another engine with DOCKER_HOST"
+        )
 
 
 def _knock(path: Path, where: str) -> None:
@@ -171,42 +191,11 @@ def read_facts(endpoint: Endpoint, info: dict[str, Any], version: dict[str, Any]
         security_options=security,
         cpus=int(info.get("NCPU") or 1),
         memory_bytes=int(info.get("MemTotal") or 0),
-        missing=tuple(_missing(info, security)),
-        warnings=tuple(_warnings(version)),
+        gvisor=gvisor_runtimes(info),
+        users=read_users(info),
+        missing=missing_in(info),
+        warnings=warnings_of(version),
     )
-
-
-def _missing(info: dict[str, Any], security: tuple[str, ...]) -> list[str]:
-    limits = {
-        "MemoryLimit": "no memory limit: the kernel's memory cgroup is off",
-        "SwapLimit": "no swap limit: a sandbox may use swap beyond its memory (boot with swapaccount=1)",
-        "PidsLimit": "no pids limit: the kernel's pids cgroup is off",
-        "CpuCfsQuota": "no cpu quota: the kernel has no CFS bandwidth control",
-    }
-    lines = [line for key, line in limits.items() if info.get(key) is False]
-    if not any("seccomp" in option for option in security):
-        lines.append("no seccomp: the engine cannot filter system calls")
-    if any("selinux" in option for option in security):
-        lines.append("no SELinux confinement: a labelled container may not use the gateway socket")
-    elif not any("apparmor" in option for option in security):
-        lines.append("no AppArmor: the kernel has no mandatory access control for containers")
-    return lines
-
-
-def _warnings(version: dict[str, Any]) -> list[str]:
-    found = next((str(part.get("Version", "")) for part in version.get("Components") or () if part.get("Name") == "runc"), "")
-    numbers = _numbers(found)
-    fixed = any(numbers[:2] == fix[:2] and numbers >= fix for fix in _RUNC_FIXED) or numbers > _RUNC_FIXED[-1]
-    if not numbers or fixed:
-        return []
-    return [
-        f"runc {found} is older than 1.2.8 and 1.3.3, which fix CVE-2025-31133, -52565, -52881; see that your distribution has the fixes"
-    ]
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    digits = version.split("+")[0].split("-")[0].split("~")[0].split(".")
-    return tuple(int(part) for part in digits) if all(part.isdigit() for part in digits) else ()
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def create_request(slot: SlotSpec, image_id: str, facts: EngineFacts, hosts: Pat
     return {
         "Image": image_id,
         "Hostname": "sandbox",
-        "User": f"{slot.uid}:{slot.gid}",
+        "User": ":".join(map(str, facts.users.inside(slot.uid, slot.gid))),
         "Entrypoint": [slot.command[0]],
         "Cmd": list(slot.command[1:]),
         "Env": [f"HOME={HOME}", "LANG=C.UTF-8"],
@@ -94,7 +94,9 @@ def create_request(slot: SlotSpec, image_id: str, facts: EngineFacts, hosts: Pat
 
 
 def _host_config(slot: SlotSpec, facts: EngineFacts, hosts: Path) -> dict[str, Any]:
+    uid, gid = facts.users.inside(slot.uid, slot.gid)
     return {
+        **facts.users.mode(slot.uid, slot.gid),
         "NetworkMode": "none",
         "IpcMode": "none",
         "CgroupnsMode": "private",
@@ -115,7 +117,7 @@ def _host_config(slot: SlotSpec, facts: EngineFacts, hosts: Path) -> dict[str, A
             "/tmp": f"rw,exec,nosuid,nodev,size={TMP_MIB}m,nr_inodes={TMP_INODES_MAX},mode=1777",  # noqa: S108 (inside)
             # IPC mode none takes /dev/shm away, and multiprocessing.Lock needs it.
             "/dev/shm": f"rw,noexec,nosuid,nodev,size={SHM_MIB}m,nr_inodes=1024,mode=1777",  # noqa: S108 (inside)
-            HOME: f"rw,exec,nosuid,nodev,size={HOME_MIB}m,nr_inodes=4096,mode=0700,uid={slot.uid},gid={slot.gid}",
+            HOME: f"rw,exec,nosuid,nodev,size={HOME_MIB}m,nr_inodes=4096,mode=0700,uid={uid},gid={gid}",
         },
         **resources(slot, facts),
         "CpuShares": 512,

@@ -1,7 +1,11 @@
-"""Container engines for tests: the machine's own, Debian's 20.10 and the current one; not what runs in them.
+"""Container engines for tests: the machine's own, Debian's 20.10, the current one, and unusual ones; not what runs in them.
 
 A private engine has its own socket, state and network namespace, so that it touches nothing of another one on the
 machine. Its images are kept between sessions, beside the programs, outside the tree.
+
+Unusual are: `runsc`, where gVisor is registered as we ask for it, and as somebody would who did not read that (`runsc-bare`);
+`userns` and `userns-debian`, which map users (`userns-remap`); `apart`, which sees /tmp through another file system, where files
+arrive and sockets do not, as with an engine in a virtual machine.
 """
 
 import contextlib
@@ -14,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +26,13 @@ import docker
 
 from tests.leaks import SESSION_PROCESSES
 
-EngineName = Literal["default", "debian", "current"]
+EngineName = Literal["default", "debian", "current", "runsc", "userns", "userns-debian", "apart"]
 
 DEFAULT_URL = "unix:///var/run/docker.sock"
 DEBIAN_VERSION = "20.10."
-RECIPE = Path(__file__).parent / "docker-engine" / "build.sh"
+RECIPES = Path(__file__).parent
+FIRST_MAPPED = 300_000
+"""The user of the host that is root in a container of an engine that maps users."""
 _READY_S = 60
 _STOP_S = 30
 _BUILD_S = 1800
@@ -46,6 +52,23 @@ class TestEngine:
     name: EngineName
     url: str
     version: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is unusual about a private engine."""
+
+    runtimes: dict[str, dict[str, object]] = field(default_factory=dict)
+    """As in its daemon.json."""
+    flags: tuple[str, ...] = ()
+    prelude: str = ""
+    """Shell, run as root in the engine's own mount namespace before it starts; `$state` is its directory, `$data` that of its data."""
+    place: str = tempfile.gettempdir()
+    """Where its socket and state are."""
+    data: str = "{data}"
+    """Its data directory."""
+    brand: str = ""
+    """Of its data, if others cannot use them."""
 
 
 class Engines:
@@ -77,9 +100,39 @@ class Engines:
             return TestEngine(name, DEFAULT_URL, version or "")
         if os.geteuid() != 0:
             raise NotHereError(f"needs root: engine {name!r} is not running and only root can start one")
-        programs = _current_programs() if name == "current" else _debian_programs()
-        url = self._stack.enter_context(_private_engine(name, programs))
+        is_debian = name in {"default", "debian", "userns-debian"}
+        programs = _debian_programs() if is_debian else _current_programs()
+        url = self._stack.enter_context(_private_engine("debian" if is_debian else "current", programs, _setting(name)))
         return TestEngine(name, url, _version(url) or "")
+
+
+def _setting(name: EngineName) -> Setting:
+    if name == "runsc":
+        program = str(recipe("gvisor") / "runsc")
+        registered: dict[str, object] = {"path": program, "runtimeArgs": ["--host-uds=open", "--oci-seccomp"]}
+        return Setting(runtimes={"runsc": registered, "runsc-bare": {"path": program}})
+    if name in {"userns", "userns-debian"}:
+        # The files a distribution has; `nobody` is the one user besides root that is everywhere.
+        ids = f'echo nobody:{FIRST_MAPPED}:65536 > "$state/ids"; for file in subuid subgid; do mount --bind "$state/ids" /etc/$file; done'
+        # Its data, below a home that is closed to others, is where the mapped users may go.
+        own = 'mkdir "$state/data"; chmod 711 "$data"; mount --bind "$data" "$state/data"'
+        return Setting(flags=("--userns-remap=nobody:nogroup",), prelude=f"{ids}; {own}", data="{state}/data", brand=name)
+    if name == "apart":
+        recipe("debian-tools")
+        return Setting(prelude="bindfs -o dev,suid /tmp /tmp", place="/run")
+    return Setting()
+
+
+def recipe(name: str) -> Path:
+    """Return the directory of a recipe's programs, building them if need be.
+
+    Raises:
+        NotHereError: This machine cannot build them.
+    """
+    done = subprocess.run(["/bin/sh", str(RECIPES / name / "build.sh")], capture_output=True, text=True, timeout=_BUILD_S, check=False)
+    if done.returncode != 0:
+        raise NotHereError(f"{name} cannot be built here: {done.stderr.strip().splitlines()[-1:]}")
+    return Path(done.stdout.strip())
 
 
 def copy_images(source: str, target: str, tags: list[str]) -> None:
@@ -113,25 +166,29 @@ def _debian_programs() -> Path:
 
 
 def _current_programs() -> Path:
-    done = subprocess.run(["/bin/sh", str(RECIPE)], capture_output=True, text=True, timeout=_BUILD_S, check=False)
-    if done.returncode != 0:
-        raise NotHereError(f"the current engine cannot be built here: {done.stderr.strip().splitlines()[-1:]}")
-    return Path(done.stdout.strip())
+    return recipe("docker-engine")
 
 
 @contextlib.contextmanager
-def _private_engine(name: str, programs: Path) -> Iterator[str]:
+def _private_engine(name: str, programs: Path, setting: Setting = Setting()) -> Iterator[str]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "andon-servers"
-    state = Path(tempfile.mkdtemp(prefix=f"andon-{name}-"))
+    state = Path(tempfile.mkdtemp(prefix=f"andon-{name}-", dir=setting.place))
     state.chmod(0o711)  # the socket's group reaches it, as it does in /run
     try:
-        with _own_data(cache, f"{name}-data") as data:
+        with _own_data(cache, f"{setting.brand or name}-data") as data:
             url = f"unix://{state}/docker.sock"
-            (state / "daemon.json").write_text("{}")
+            (state / "daemon.json").write_text(json.dumps({"runtimes": setting.runtimes} if setting.runtimes else {}))
             command = [
-                # With the session; and in a network namespace of its own, where it can delete nobody's bridge.
-                *("setpriv", "--pdeathsig", "TERM", "unshare", "--net", "dockerd", "--config-file", str(state / "daemon.json")),
-                *("--data-root", str(data), "--exec-root", str(state / "exec"), "--pidfile", str(state / "pid")),
+                *_namespaces(state, data, setting.prelude),
+                *("dockerd", "--config-file", str(state / "daemon.json"), *setting.flags),
+                *(
+                    "--data-root",
+                    setting.data.format(state=state, data=data),
+                    "--exec-root",
+                    str(state / "exec"),
+                    "--pidfile",
+                    str(state / "pid"),
+                ),
                 *("--host", url, "--bridge", "none", "--iptables=false", "--ip6tables=false"),
             ]
             environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
@@ -147,6 +204,25 @@ def _private_engine(name: str, programs: Path) -> Iterator[str]:
                     _stop(process)
     finally:
         shutil.rmtree(state, ignore_errors=True)
+
+
+def _namespaces(state: Path, data: Path, prelude: str) -> tuple[str, ...]:
+    """Return how an engine begins: with the session, and in a network namespace of its own, where it can delete nobody's bridge."""
+    begins = ("setpriv", "--pdeathsig", "TERM", "unshare", "--net")
+    if not prelude:
+        return begins
+    # What is mounted outside later has to arrive inside, and nothing of inside outside.
+    return (
+        *begins,
+        "--mount",
+        "--propagation",
+        "slave",
+        "sh",
+        "-ec",
+        f'state=$0; data=$1; shift; {prelude}; exec "$@"',
+        str(state),
+        str(data),
+    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,110 @@
+"""Sandboxes of other OCI runtimes, and of engines that map users or see other file systems than we do."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sandbox.contract.errors import EngineError
+from sandbox.runtime.container_spec import SlotSpec
+from sandbox.runtime.docker import DockerRuntime
+from sandbox.runtime.proof import prove_engine
+from sandbox.runtime.users import NOT_MAPPED, SLOTS_FROM
+from tests.servers.engines import FIRST_MAPPED
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+SlotBuilder = Callable[..., SlotSpec]
+ON_RUNSC = pytest.mark.parametrize("engine", ["runsc"], indirect=True)
+ON_MAPPING = pytest.mark.parametrize("engine", ["userns-debian", pytest.param("userns", marks=pytest.mark.slow)], indirect=True)
+UID = 231_000
+MAPPED_UID = FIRST_MAPPED + SLOTS_FROM + 7
+
+Prove = Callable[..., "tuple[str, ...]"]
+
+
+async def proved(runtime: DockerRuntime, image: str, directory: Path, *, name: str = "runc", uid: int = UID) -> tuple[str, ...]:
+    """Return what a first container shows to be missing, in a directory nobody but root may enter, as a state directory is."""
+    directory.chmod(0o700)
+    home, sockets = directory / "state", directory / "gw"
+    return await prove_engine(runtime, image, instance=f"proof-{os.getpid()}", state=home, sockets=sockets, uid=uid, gid=uid, name=name)
+
+
+def begins(lines: tuple[str, ...]) -> set[str]:
+    return {line.split(":")[0] for line in lines}
+
+
+@ON_RUNSC
+async def test_gvisor_registered_as_we_say_lacks_only_the_pin(docker_runtime: DockerRuntime, agent_image: str, tmp_path: Path):
+    """Under it our system call filter holds and the socket works; who calls cannot be told. Beside it, runc has both."""
+    under_runc = await proved(docker_runtime, agent_image, tmp_path)
+    under_runsc = await proved(docker_runtime, agent_image, tmp_path, name="runsc")
+
+    assert begins(under_runsc) - begins(under_runc) == {"no agent pin"}
+    assert "no seccomp" not in begins(under_runc)
+
+
+@ON_RUNSC
+async def test_gvisor_without_its_options_is_refused_and_says_which(docker_runtime: DockerRuntime, agent_image: str, tmp_path: Path):
+    """A bound socket of the host is closed to it: found by a real round trip, before a job."""
+    with pytest.raises(EngineError, match=r"with runtime runsc-bare cannot serve here: .*connect: .*docs/engines.md"):
+        await proved(docker_runtime, agent_image, tmp_path, name="runsc-bare")
+
+
+@ON_RUNSC
+async def test_a_sandbox_of_gvisor_is_known_to_be_one(docker_runtime: DockerRuntime, agent_image: str, a_slot: SlotBuilder):
+    """What gVisor lacks stands in the record of a job without a proof, and what only runc lacks does not."""
+    facts = await docker_runtime.facts()
+    program = ("/opt/andon/bin/python", "-I", "-c", "print(open('/proc/version').read())")
+
+    box = await docker_runtime.stand_by(a_slot(runtime="runsc", command=program), agent_image)
+    try:
+        await box.wait()
+        log = (await box.log()).decode()
+    finally:
+        await box.remove()
+
+    assert facts.gvisor == ("runsc", "runsc-bare")
+    assert facts.kernel not in log  # its own kernel answers
+    assert "no agent pin" in begins(box.missing)
+
+
+@ON_MAPPING
+async def test_an_engine_that_maps_users_serves_a_user_it_maps(docker_runtime: DockerRuntime, agent_image: str, tmp_path: Path):
+    """The sandbox writes as the slot's user of the host and reaches the socket; the second boundary stays up."""
+    facts = await docker_runtime.facts()
+
+    missing = await proved(docker_runtime, agent_image, tmp_path, uid=facts.users.slots_from(0) + 7)
+
+    assert facts.users.slots_from(0) + 7 == MAPPED_UID
+    assert NOT_MAPPED not in missing
+    assert "no agent pin" not in begins(missing)
+
+
+@ON_MAPPING
+async def test_what_a_mapped_sandbox_writes_is_the_slots(docker_runtime: DockerRuntime, agent_image: str, a_slot: SlotBuilder):
+    """Inside it is a small number of the mapping, outside the slot's own user."""
+    slot = a_slot(uid=MAPPED_UID, gid=MAPPED_UID)
+    for directory in (slot.workspace, slot.out, slot.task, slot.gateway):
+        os.chown(directory, slot.uid, slot.gid)
+    program = "import os; open('/workspace/made', 'w').write('x'); open('/home/agent/x', 'w'); print(os.getuid(), os.getgid())"
+
+    box = await docker_runtime.stand_by(slot.model_copy(update={"command": ("/opt/andon/bin/python", "-I", "-c", program)}), agent_image)
+    try:
+        await box.wait()
+        log = (await box.log()).decode()
+    finally:
+        await box.remove()
+
+    assert log.split() == [str(SLOTS_FROM + 7)] * 2
+    made = (slot.workspace / "made").stat()
+    assert (made.st_uid, made.st_gid) == (MAPPED_UID, MAPPED_UID)
+
+
+@ON_MAPPING
+async def test_a_user_the_engine_does_not_map_goes_without_and_it_is_said(docker_runtime: DockerRuntime, agent_image: str, tmp_path: Path):
+    """An ordinary member of the group cannot make files for others, so the mapping is switched off for the sandbox."""
+    missing = await proved(docker_runtime, agent_image, tmp_path, uid=UID)
+
+    assert NOT_MAPPED in missing
