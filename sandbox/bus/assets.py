@@ -6,7 +6,7 @@ from typing import Any, Final
 from sandbox.bus.connection import Connection
 from sandbox.bus.messages import ApiError
 from sandbox.contract import subjects
-from sandbox.contract.blob import input_bucket
+from sandbox.contract.blob import Bucket
 from sandbox.contract.wire import LEASE_S
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,10 @@ _TOO_FEW_SERVERS: Final = frozenset({10005, 10023, 10074})
 _LIMITS: Final[dict[str, Any]] = {"retention": "limits", "storage": "file", "discard": "old"}
 
 
+BUCKET_BYTES_MAX: Final = 4 * GIB
+"""Of each bucket; reserved: the sum over all pools and executors has to fit the broker's store."""
+
+
 def _bucket(name: str) -> dict[str, Any]:
     return {
         **_LIMITS,
@@ -38,7 +42,7 @@ def _bucket(name: str) -> dict[str, Any]:
         "subjects": [f"$O.{name}.C.>", f"$O.{name}.M.>"],
         "discard": "new",
         "max_age": 7 * DAY,
-        "max_bytes": 8 * GIB,  # reserved: the sum over all pools has to fit the broker's store
+        "max_bytes": BUCKET_BYTES_MAX,
         "allow_direct": True,
     }
 
@@ -113,7 +117,6 @@ _STREAMS: Final[tuple[dict[str, Any], ...]] = (
         "deny_delete": True,
     },
     _bucket("IN"),
-    _bucket("OUT"),
 )
 
 
@@ -127,13 +130,13 @@ async def ensure_streams(connection: Connection) -> None:
         await _ensure_stream(connection, config)
 
 
-async def ensure_input_bucket(connection: Connection, pool: str) -> None:
-    """Create the bucket jobs of a pool read from, or bring it to this release's configuration.
+async def ensure_bucket(connection: Connection, bucket: Bucket) -> None:
+    """Create a bucket of a pool or an executor, or bring it to this release's configuration.
 
     Raises:
-        BrokerError: The broker refused, e.g. because too many pools have reserved its store.
+        BrokerError: The broker refused, e.g. because too many buckets have reserved its store.
     """
-    await _ensure_stream(connection, _bucket(input_bucket(pool)))
+    await _ensure_stream(connection, _bucket(bucket))
 
 
 async def ensure_lane(connection: Connection, lane: str, *, lease_s: float = LEASE_S) -> None:

@@ -14,7 +14,7 @@ from sandbox.bus.connection import CONNECT_S, Connection
 from sandbox.bus.messages import Interrupted, Message, NoAnswer
 from sandbox.bus.serving import ask
 from sandbox.contract import subjects
-from sandbox.contract.blob import BlobRef, input_bucket
+from sandbox.contract.blob import BlobRef, input_bucket, output_bucket
 from sandbox.contract.credentials import ExecutorCredentials
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.job import JobSpec
@@ -151,8 +151,8 @@ class NatsExecutorLink:
         return await get_blob(self._connection, ref)
 
     async def put_blob(self, name: str, data: bytes) -> BlobRef:
-        """Store an object in OUT."""
-        return await put_blob(self._connection, "OUT", name, data)
+        """Store an object in this executor's own bucket."""
+        return await put_blob(self._connection, output_bucket(self._executor), name, data)
 
 
 def _delivery(message: Message) -> Delivery | None:

@@ -12,14 +12,14 @@ from typing import Final
 from pydantic import ValidationError
 
 from sandbox.blob import get_blob, put_blob
-from sandbox.bus.assets import CONFIRM_S, SUPERVISOR, ensure_input_bucket, ensure_lane, ensure_streams, ensure_supervisor_consumers
+from sandbox.bus.assets import CONFIRM_S, SUPERVISOR, ensure_bucket, ensure_lane, ensure_streams, ensure_supervisor_consumers
 from sandbox.bus.connection import CONNECT_S, ELECTION_S, Connection
 from sandbox.bus.lifetimes import Tasks
 from sandbox.bus.messages import ApiError, Interrupted, Message, NoAnswer
 from sandbox.bus.serving import Answer, serving
 from sandbox.bus.unclaimed import Unclaimed
 from sandbox.contract import subjects
-from sandbox.contract.blob import BlobRef, Bucket, input_bucket
+from sandbox.contract.blob import BlobRef, Bucket, input_bucket, output_bucket
 from sandbox.contract.credentials import FLEET, SupervisorCredentials
 from sandbox.contract.errors import BrokerError, BrokerRefused, Rejected
 from sandbox.contract.job import JobSpec
@@ -55,7 +55,7 @@ class NatsSupervisorLink:
         self._served = served
         self._lease_s = lease_s
         self._lanes: set[str] = set()
-        self._inputs: set[str] = set()
+        self._buckets: set[str] = set()
         self._unclaimed = Unclaimed(connection)
 
     @classmethod
@@ -116,7 +116,8 @@ class NatsSupervisorLink:
         return max(0, int(info["num_waiting"]) - int(info["num_pending"]))
 
     async def admit(self, executor: str, pools: tuple[str, ...]) -> None:
-        """Make the executor's own lanes, so that its pulls are answered."""
+        """Make what is the executor's own: the bucket of its objects, and its lanes, so that its pulls are answered."""
+        await self._ensure_bucket(output_bucket(executor))
         for pool in pools:
             await self._ensure_lane(subjects.lane(pool, executor))
 
@@ -231,12 +232,12 @@ class NatsSupervisorLink:
             return await list_executors(self.connection)
 
     async def get_blob(self, ref: BlobRef) -> bytes:
-        """Read an object of either bucket and verify its digest."""
+        """Read an object of any bucket and verify its digest."""
         return await get_blob(self.connection, ref)
 
     async def put_blob(self, name: str, data: bytes, bucket: Bucket = "IN") -> BlobRef:
-        """Store an object; a pool's bucket is made when it is first used."""
-        await self._ensure_input_bucket(bucket)
+        """Store an object; a bucket is made when it is first used."""
+        await self._ensure_bucket(bucket)
         return await put_blob(self.connection, bucket, name, data)
 
     async def _ensure_assets(self, pools: tuple[str, ...], confirm_s: float) -> None:
@@ -248,7 +249,7 @@ class NatsSupervisorLink:
                 await ensure_supervisor_consumers(self.connection, confirm_s=confirm_s)
                 for pool in pools:
                     await self._ensure_lane(subjects.lane(pool))
-                    await self._ensure_input_bucket(input_bucket(pool))
+                    await self._ensure_bucket(input_bucket(pool))
             except BrokerError:
                 if time.monotonic() > until or self.connection.is_lost:
                     raise
@@ -261,11 +262,10 @@ class NatsSupervisorLink:
             await ensure_lane(self.connection, lane, lease_s=self._lease_s)
             self._lanes.add(lane)
 
-    async def _ensure_input_bucket(self, bucket: Bucket) -> None:
-        pool = bucket.removeprefix(input_bucket(""))
-        if pool != bucket and bucket not in self._inputs:
-            await ensure_input_bucket(self.connection, pool)
-            self._inputs.add(bucket)
+    async def _ensure_bucket(self, bucket: Bucket) -> None:
+        if bucket != "IN" and bucket not in self._buckets:
+            await ensure_bucket(self.connection, bucket)
+            self._buckets.add(bucket)
 
     async def _settle(self, ack_subject: str, verb: bytes) -> None:
         if subjects.pool_of_ack(ack_subject) is None:  # an executor chose it: anything else would let it steer our publishing

@@ -89,4 +89,4 @@ class Host:
     @property
     def outbox(self) -> Outbox:
         """Return where results wait for the broker."""
-        return Outbox(self.config.state / "results")
+        return Outbox(self.config.state / "results", self.config.name)

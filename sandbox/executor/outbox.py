@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sandbox.contract.blob import BlobRef
+from sandbox.contract.blob import BlobRef, output_bucket
 from sandbox.contract.errors import InfrastructureError
 from sandbox.contract.result import AttemptResult
 from sandbox.contract.wire import ExecutorLink
@@ -23,9 +23,10 @@ RESULTS_MAX = 1_000
 class Outbox:
     """A directory of results that were not confirmed yet, and for each a directory of the objects it names."""
 
-    def __init__(self, directory: Path) -> None:
-        """Use `directory`, which is made when it is needed."""
+    def __init__(self, directory: Path, executor: str) -> None:
+        """Use `directory`, which is made when it is needed, for what `executor` sends."""
         self._directory = directory
+        self._bucket = output_bucket(executor)
 
     async def put(self, job_id: str, attempt: int, name: str, data: bytes) -> BlobRef:
         """Write an object of a result that is still to be kept; return what will name it at the broker.
@@ -33,7 +34,7 @@ class Outbox:
         Raises:
             InfrastructureError: The disk refuses.
         """
-        ref = BlobRef(bucket="OUT", name=name, sha256=await in_thread(_sha256, data), size_bytes=len(data))
+        ref = BlobRef(bucket=self._bucket, name=name, sha256=await in_thread(_sha256, data), size_bytes=len(data))
         await in_thread(_write, self._objects(job_id, attempt) / ref.sha256, data)
         return ref
 

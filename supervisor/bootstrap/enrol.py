@@ -68,7 +68,7 @@ def _for_a_foreign_cluster(
     where = {"url": ours.url, "ca": ours.ca, "nkey_seed": key.seed}
     if is_client:
         client = ClientUser(name=name, public_key=key.public)
-        return Enrolled(credentials=SupervisorCredentials.model_validate({**where, "client": name}), stanza=stanza(client))
+        return Enrolled(credentials=SupervisorCredentials.model_validate({**where, "client": name}), stanza=stanza(client, ()))
     user = ExecutorUser(name=name, public_key=key.public, pools=pools, labels=dict(labels))
     credentials = ExecutorCredentials.model_validate({**where, "executor": name, "pools": pools, "labels": user.labels})
-    return Enrolled(credentials=credentials, stanza=stanza(user))
+    return Enrolled(credentials=credentials, stanza=stanza(user, ()))

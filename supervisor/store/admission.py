@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from sandbox.bus import Connection, new_user_key
+from sandbox.contract.blob import output_bucket
 from sandbox.contract.credentials import Credentials, ExecutorCredentials, SupervisorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError, UsageError
 from supervisor.store.broker_config import OBSERVER, SYSTEM, ClientUser, ExecutorUser, client_entry, executor_entry
@@ -141,10 +142,11 @@ async def reload_servers(credentials: Credentials) -> None:
                 raise BrokerError(f"the broker refused its configuration: {problem.get('description', problem)}")
 
 
-def stanza(user: ExecutorUser | ClientUser) -> str:
-    """Return what a person pastes into the configuration of a cluster we do not write."""
-    account, entry = ("EXEC", executor_entry(user)) if isinstance(user, ExecutorUser) else ("CLIENT", client_entry(user))
-    return f"# one more of the users of account {account}; then let every server reload\n{entry}\n"
+def stanza(user: ExecutorUser | ClientUser, executors: Sequence[ExecutorUser]) -> str:
+    """Return what a person pastes into the configuration of a cluster we do not write; a client reads what `executors` store."""
+    account, entry = ("EXEC", executor_entry(user)) if isinstance(user, ExecutorUser) else ("CLIENT", client_entry(user, executors))
+    also = "" if isinstance(user, ExecutorUser) else f"; for logs, one DIRECT.GET.OBJ_{output_bucket('NAME')} for each executor"
+    return f"# one more of the users of account {account}{also}; then let every server reload\n{entry}\n"
 
 
 async def _servers(connection: Connection) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import Field
 
 from sandbox.contract import subjects
-from sandbox.contract.blob import input_bucket
+from sandbox.contract.blob import input_bucket, output_bucket
 from sandbox.contract.credentials import inbox_prefix
 from sandbox.contract.ids import ExecutorName, PoolName
 from sandbox.contract.labels import Labels
@@ -96,8 +96,8 @@ _EXECUTOR_SERVICES: Final = (
     ("andon.progress.*", ""),
     ("$KV.EXECUTORS.*", ""),
     ("$JS.API.DIRECT.GET.*", 'response_type: stream, response_threshold: "1m"'),
-    ("$O.OUT.C.>", ""),
-    ("$O.OUT.M.>", ""),
+    ("$O.*.C.>", ""),
+    ("$O.*.M.>", ""),
 )
 _EXECUTOR_STREAMS: Final = (_CONTROLS,)
 _CLIENT_REQUESTS: Final = (
@@ -108,7 +108,7 @@ _CLIENT_REQUESTS: Final = (
     subjects.RPC_WHY,
     subjects.RPC_DELIVERED,
 )
-_CLIENT_READS: Final = (subjects.STREAM_EVENTS, f"KV_{subjects.KV_EXECUTORS}", "OBJ_IN", "OBJ_OUT")
+_CLIENT_READS: Final = (subjects.STREAM_EVENTS, f"KV_{subjects.KV_EXECUTORS}", "OBJ_IN")
 _DRAIN: Final = subjects.control("*", "drain")
 _CLIENT_SERVICES: Final = (
     *((subject, "") for subject in _CLIENT_REQUESTS),
@@ -138,8 +138,14 @@ max_payload: 1MB
 ping_interval: "20s"
 ping_max: 2
 write_deadline: "10s"
+# The store's size is what streams may reserve, not what there is: supervisor and executors watch the disk's floor.
 # Every acknowledged write is on disk: with the default a power cut loses the last two minutes (NATS.md §4).
-jetstream {{ store_dir: {json.dumps(str(server.directory / "store"))}, sync_interval: always, max_memory_store: 64MB, max_file_store: 1TB }}
+jetstream {{
+  store_dir: {json.dumps(str(server.directory / "store"))}
+  sync_interval: always
+  max_memory_store: 64MB
+  max_file_store: 64TB
+}}
 feature_flags {{ js_ack_fc_v2: false }}
 authorization {{ timeout: 5 }}
 {accounts_config(accounts)}"""
@@ -176,7 +182,7 @@ accounts {{
   }}
   CLIENT {{
     users: [
-{_lines(client_entry(user) for user in accounts.clients)}
+{_lines(client_entry(user, accounts.executors) for user in accounts.clients)}
     ]
     exports: [ {{ stream: "{_CONTROLS}", accounts: [EXEC] }} ]
     imports: [
@@ -205,21 +211,21 @@ def executor_entry(user: ExecutorUser) -> str:
         subjects.join(user.name),
         subjects.claim(user.name),
         subjects.budget(user.name),
-        f"andon.res.{user.name}.>",
+        subjects.result(user.name),
         f"andon.log.{user.name}.>",
         subjects.telemetry(user.name),
         subjects.progress(user.name),
         subjects.life_sign(user.name),
         *(f"$JS.API.DIRECT.GET.OBJ_{bucket}" for bucket in map(input_bucket, user.pools)),
-        "$O.OUT.C.>",
-        "$O.OUT.M.>",
+        *(f"$O.{output_bucket(user.name)}.{part}.>" for part in "CM"),
     ]
     return _user(user.public_key, publish, [f"{inbox_prefix(user.name)}.>", f"andon.ctl.{user.name}.>", "andon.ctl.all.>"])
 
 
-def client_entry(user: ClientUser) -> str:
-    """Return a client's line in the CLIENT account."""
-    publish = [*_CLIENT_REQUESTS, _DRAIN, "$O.IN.C.>", "$O.IN.M.>", *(f"$JS.API.DIRECT.GET.{stream}" for stream in _CLIENT_READS)]
+def client_entry(user: ClientUser, executors: Sequence[ExecutorUser]) -> str:
+    """Return a client's line in the CLIENT account; it reads logs and recordings in the buckets of these executors."""
+    reads = [*_CLIENT_READS, *(f"OBJ_{output_bucket(executor.name)}" for executor in executors)]
+    publish = [*_CLIENT_REQUESTS, _DRAIN, "$O.IN.C.>", "$O.IN.M.>", *(f"$JS.API.DIRECT.GET.{stream}" for stream in reads)]
     return _user(user.public_key, publish, [f"{inbox_prefix(user.name)}.>", *_CLIENT_STREAMS, _PROGRESS])
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from sandbox.contract import subjects
 from sandbox.contract.agent_spec import AgentSpec
+from sandbox.contract.blob import output_bucket
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.ids import job_id, run_id, trace_id
 from sandbox.contract.job import Check, JobSpec
@@ -225,7 +226,7 @@ def a_result(
         "outcome": outcome,
         "started_at": time.time(),
         "ended_at": time.time(),
-        "git_bundle": a_blob("bundle", "OUT") if job.kind == "agent" else None,
+        "git_bundle": a_blob("bundle", output_bucket(worker.name)) if job.kind == "agent" else None,
     }
     values |= job.model_dump(include={"job_id", "run_id", "stage", "round"})
     return AttemptResult.model_validate(values | changes)

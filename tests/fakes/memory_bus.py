@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from sandbox.contract.blob import BlobRef, Bucket, input_bucket
+from sandbox.contract.blob import BlobRef, Bucket, input_bucket, output_bucket
 from sandbox.contract.errors import BrokerError, Rejected
 from sandbox.contract.job import JobSpec
 from sandbox.contract.result import AttemptResult
@@ -287,8 +287,8 @@ class MemoryExecutorLink(MemoryLink):
         return await super().get_blob(ref)
 
     async def put_blob(self, name: str, data: bytes) -> BlobRef:
-        """Store an object in OUT."""
-        return await self._put("OUT", name, data)
+        """Store an object in this executor's own bucket."""
+        return await self._put(output_bucket(self._executor), name, data)
 
 
 class _MemoryResult:

@@ -10,9 +10,11 @@ from pathlib import Path
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.job import Check, CheckExit
 from sandbox.contract.result import CheckReport
+from sandbox.inside.checks.sealing import plugins_for
+from sandbox.inside.paths import Paths
 from supervisor.gates.evidence import Evidence, read_evidence
 
-TESTS = Check(name="tests", argv=("python", "-m", "pytest", "-q"), report="junit", is_tests=True)
+TESTS = Check(name="tests", argv=("python", "-m", "pytest", "-q"), report="junit", is_tests=True, canary=True)
 
 
 def evidence_of(directory: Path, files: Mapping[str, str], *options: str) -> Evidence:
@@ -29,12 +31,15 @@ def run_pytest(directory: Path, files: Mapping[str, str], *options: str) -> tupl
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
     report = directory / "tests.xml"
+    paths = Paths.below(str(directory))._replace(workspace=root)
+    paths.tmp.mkdir(exist_ok=True)
     environment = {
         "PATH": os.environ["PATH"],
         "PYTEST_ADDOPTS": f"--junitxml={report} --continue-on-collection-errors -p no:cacheprovider",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
+    environment = plugins_for(TESTS, paths, environment).environment
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *options], cwd=root, env=environment, capture_output=True, timeout=60, check=False
     )
@@ -45,5 +50,5 @@ def run_pytest(directory: Path, files: Mapping[str, str], *options: str) -> tupl
 
 def report_of(check: Check, ended: CheckExit | None, problem: str | None = None) -> CheckReport:
     """Return what an executor says of one check."""
-    ref = BlobRef(bucket="OUT", name=f"x/report-{check.name}", sha256="0" * 64, size_bytes=1)
+    ref = BlobRef(bucket="OUT_ex1", name=f"x/report-{check.name}", sha256="0" * 64, size_bytes=1)
     return CheckReport(name=check.name, exit=ended, report=None if problem else ref, problem=problem)

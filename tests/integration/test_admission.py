@@ -207,7 +207,8 @@ async def test_the_stanza_is_what_our_own_configuration_says(directory: Path) ->
     await admit_client(directory, "laptop")
     written = (directory / "nats.conf").read_text()
 
-    told = [stanza(admitted(directory)[0]), stanza(admitted_clients(directory)[0])]
+    executors = admitted(directory)
+    told = [stanza(executors[0], executors), stanza(admitted_clients(directory)[0], executors)]
 
     assert ["account EXEC;" in told[0], "account CLIENT;" in told[1]] == [True, True]
     assert all(text.splitlines()[1] in written for text in told)

@@ -42,6 +42,7 @@ async def test_everything_is_kept_three_times(cluster: NatsCluster) -> None:
         for number in lost:
             await cluster.kill(number)
         async with NatsSupervisorLink.connect(cluster.supervisor) as link:
+            await _again(lambda: link.admit("ex1", ("default",)))
             names = (await _again(lambda: link.connection.api("STREAM.NAMES")))["streams"]
             streams = [await _again(lambda name=name: link.connection.api(f"STREAM.INFO.{name}")) for name in names]  # type: ignore[misc]
             consumer = await _again(lambda: link.connection.api("CONSUMER.INFO.JOBS.default"))
@@ -57,6 +58,8 @@ async def test_a_server_is_killed_while_everything_flows(cluster: NatsCluster, v
         desk = _Desk()
         await link.serve(PaperDesk(desk.claim, pay), {})
         work = _Work(link)
+        for number in range(2):
+            await link.admit(f"ex{number}", ("default",))
         async with asyncio.TaskGroup() as tasks:
             workers = [tasks.create_task(_worker(await cluster.executor(f"ex{number}"), f"ex{number}")) for number in range(2)]
             flow = [tasks.create_task(work.publish()), tasks.create_task(work.collect()), tasks.create_task(work.log())]

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from sandbox.bus import Connection, NatsExecutorLink, NatsSupervisorLink, Subscription, public_key
+from sandbox.bus.assets import BUCKET_BYTES_MAX
 from sandbox.contract import subjects
-from sandbox.contract.blob import input_bucket
+from sandbox.contract.blob import input_bucket, output_bucket
 from sandbox.contract.credentials import ExecutorCredentials
 from sandbox.contract.errors import BrokerError, Rejected
 from supervisor.store.embedded import EmbeddedBroker
@@ -127,6 +128,9 @@ async def test_an_executor_does_its_work_with_its_own_rights(site: Site) -> None
         ("$O.IN.C.abc", "{}"),
         ("$O.IN.M.abc", "{}"),
         ("$O.IN_default.C.abc", "{}"),
+        ("$O.OUT_ex2.C.abc", "{}"),
+        ("$O.OUT_ex2.M.abc", "{}"),
+        ("andon.res.ex1.another", "{}"),
         ("$JS.ACK.JOBS.gpu.1.1.1.1.0", "+TERM"),
         ("$JS.ACK.JOBS.default@ex2.1.1.1.1.0", "+TERM"),
         ("$JS.ACK.RESULTS.sup.1.1.1.1.0", "+TERM"),
@@ -145,7 +149,7 @@ async def test_an_executor_does_its_work_with_its_own_rights(site: Site) -> None
         ("$JS.API.DIRECT.GET.OBJ_IN", '{"seq":1}'),
         ("$JS.API.DIRECT.GET.OBJ_IN_gpu", '{"seq":1}'),
         ("$JS.API.DIRECT.GET.KV_LEASES", '{"seq":1}'),
-        ("$JS.API.DIRECT.GET.OBJ_OUT", '{"seq":1}'),
+        ("$JS.API.DIRECT.GET.OBJ_OUT_ex2", '{"seq":1}'),
         ("$JS.API.DIRECT.GET.EVENTS", '{"seq":1}'),
         ("$SYS.REQ.SERVER.PING", ""),
         ("$SYS.REQ.SERVER.x.RELOAD", ""),
@@ -214,7 +218,7 @@ async def test_a_reply_subject_cannot_carry_a_message_into_a_stream(site: Site, 
 
     await site.attacker.publish("andon.res.ex1.done", b"{}", reply=target)
     await site.attacker.publish("$KV.EXECUTORS.ex1", b"{}", reply=target)
-    await site.attacker.publish("$O.OUT.C.abc", b"{}", reply=target)
+    await site.attacker.publish("$O.OUT_ex1.C.abc", b"{}", reply=target)
     await site.attacker.publish("$JS.API.DIRECT.GET.OBJ_IN_default", b'{"seq":1}', reply=target)
     await site.attacker.publish("$JS.API.CONSUMER.MSG.NEXT.JOBS.default", b"1", reply=target)
     assert await site.ex1.get_blob(ref) == b"data"  # a round trip on the same broker: the above is through
@@ -229,7 +233,7 @@ async def test_a_rollup_header_empties_no_bucket(site: Site) -> None:
     await site.ex2.heartbeat(a_heartbeat("ex2"))
     ref = await site.ex2.put_blob(f"{RUN}/out", b"data")
 
-    for subject in ("$KV.EXECUTORS.ex1", "$O.OUT.M.abc", "andon.res.ex1.done"):
+    for subject in ("$KV.EXECUTORS.ex1", "$O.OUT_ex1.M.abc", "andon.res.ex1.done"):
         with pytest.raises(BrokerError, match=r"(?i)rollup"):
             await site.attacker.store(subject, b"{}", headers={"Nats-Rollup": "all"})
 
@@ -273,15 +277,17 @@ async def test_a_life_sign_in_anothers_name_is_not_listed(site: Site) -> None:
 
 
 async def test_an_executor_cannot_fill_shared_storage(site: Site) -> None:
-    """What all executors write to has a bound in bytes of its own; at it a flood is refused, and jobs, events and inputs go on."""
-    config = (await site.fleet.api("STREAM.INFO.OBJ_OUT"))["config"]
-    assert config["max_bytes"] == 8 << 30
-    await site.fleet.api("STREAM.UPDATE.OBJ_OUT", config | {"max_bytes": 4 << 20})  # the same bound, within a test's reach
+    """Each executor's objects have a bound of their own; at it a flood is refused, and everybody else's work goes on (ABUSE N07)."""
+    stream = f"OBJ_{output_bucket('ex1')}"
+    config = (await site.fleet.api(f"STREAM.INFO.{stream}"))["config"]
+    assert config["max_bytes"] == BUCKET_BYTES_MAX == 4 << 30
+    await site.fleet.api(f"STREAM.UPDATE.{stream}", config | {"max_bytes": 4 << 20})  # the same bound, within a test's reach
 
     with pytest.raises(BrokerError, match="maximum bytes"):
         await site.ex1.put_blob(f"{RUN}/flood", bytes(5 << 20))
 
-    assert (await site.fleet.api("STREAM.INFO.OBJ_OUT"))["state"]["bytes"] <= 4 << 20
+    assert (await site.fleet.api(f"STREAM.INFO.{stream}"))["state"]["bytes"] <= 4 << 20
+    assert await site.supervisor.get_blob(await site.ex2.put_blob(f"{RUN}/small", b"data")) == b"data"
     await JetStreamEventLog(site.fleet).append(an_event(), 0)
     await site.supervisor.publish_job(a_job(pool="gpu"), "d1")
     await site.supervisor.put_blob(f"{RUN}/in", b"data", INPUT)
@@ -294,8 +300,8 @@ async def test_whatever_an_executor_may_write_is_bounded(site: Site) -> None:
     bounds = {name: (await site.fleet.api(f"STREAM.INFO.{name}"))["config"]["max_bytes"] for name in _WRITABLE}
     account = await site.fleet.api("INFO")
 
-    assert all(0 < bound <= 8 << 30 for bound in bounds.values())
-    assert sum(bound for name, bound in bounds.items() if not name.startswith("KV_")) <= account["reserved_storage"] < 1 << 40
+    assert all(0 < bound <= BUCKET_BYTES_MAX for bound in bounds.values())
+    assert sum(bound for name, bound in bounds.items() if not name.startswith("KV_")) <= account["reserved_storage"] < 64 << 40
 
 
 async def test_a_flood_of_results_pushes_out_its_own(site: Site) -> None:
@@ -317,7 +323,7 @@ async def test_a_flood_of_results_pushes_out_its_own(site: Site) -> None:
 async def test_a_broken_record_in_the_store_is_refused(site: Site) -> None:
     """Whatever an executor writes under an object's name, the supervisor gets the announced bytes or none."""
     ref = await site.ex1.put_blob(f"{RUN}/out", b"data")
-    subject = "$O.OUT.M.MDEyMzQ1Njc4OS9vdXQ="
+    subject = "$O.OUT_ex1.M.MDEyMzQ1Njc4OS9vdXQ="
     for record in (
         b"rubbish",
         b"[]",
@@ -412,8 +418,21 @@ async def _is_told(notices: Subscription, subject: str, key: str) -> bool:
     return False
 
 
-_STREAMS = ("JOBS", "RESULTS", "EVENTS", "LOGS", "TEL", "KV_EXECUTORS", "KV_LEASES", "OBJ_IN", "OBJ_IN_default", "OBJ_IN_gpu", "OBJ_OUT")
-_WRITABLE = ("RESULTS", "LOGS", "TEL", "KV_EXECUTORS", "OBJ_OUT")
+_STREAMS = (
+    "JOBS",
+    "RESULTS",
+    "EVENTS",
+    "LOGS",
+    "TEL",
+    "KV_EXECUTORS",
+    "KV_LEASES",
+    "OBJ_IN",
+    "OBJ_IN_default",
+    "OBJ_IN_gpu",
+    "OBJ_OUT_ex1",
+    "OBJ_OUT_ex2",
+)
+_WRITABLE = ("RESULTS", "LOGS", "TEL", "KV_EXECUTORS", "OBJ_OUT_ex1")
 
 
 async def _messages(site: Site, stream: str) -> int:

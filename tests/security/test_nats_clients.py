@@ -21,7 +21,7 @@ from tests.fakes.wire_data import RUN, a_heartbeat, a_job, a_progress, an_event,
 
 DENIED_S = 0.4
 REQUESTS = ("intent", "stop", "resume", "why", "answer", "delivered")
-STREAMS = ("JOBS", "RESULTS", "EVENTS", "KV_EXECUTORS", "KV_LEASES", "OBJ_IN", "OBJ_IN_default", "OBJ_OUT")
+STREAMS = ("JOBS", "RESULTS", "EVENTS", "KV_EXECUTORS", "KV_LEASES", "OBJ_IN", "OBJ_IN_default", "OBJ_OUT_ex1")
 
 
 @dataclass
@@ -47,6 +47,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         broker = await stack.enter_async_context(EmbeddedBroker.run(tmp_path / "nats", listen=listen))
         supervisor = await stack.enter_async_context(NatsSupervisorLink.connect(broker.supervisor))
         own = await admit_client(tmp_path / "nats", "laptop")
+        await supervisor.admit("ex1", ("default",))
         executor = await stack.enter_async_context(NatsExecutorLink.connect(await admit_executor(tmp_path / "nats", "ex1")))
         client = await stack.enter_async_context(NatsFleetClient.connect(own))
         attacker = await stack.enter_async_context(Connection.open(own, name="laptop", inbox=own.inbox))
@@ -94,7 +95,8 @@ async def test_a_client_does_its_work_with_its_own_rights(site: Site) -> None:
         ("andon.progress.ex1", "{}"),
         ("$KV.EXECUTORS.ex1", "{}"),
         ("$KV.LEASES.supervisor", "{}"),
-        ("$O.OUT.C.abc", "{}"),
+        ("$O.OUT_ex1.C.abc", "{}"),
+        ("$O.IN.X.abc", "{}"),
         ("$O.IN_default.C.abc", "{}"),
         ("$JS.ACK.JOBS.default.1.1.1.1.0", "+TERM"),
         ("$JS.API.INFO", ""),

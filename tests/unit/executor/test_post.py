@@ -39,7 +39,7 @@ def link(broker: MemoryBroker) -> Away:
 
 async def test_a_result_waits_for_the_broker_and_leaves_the_disk_when_it_is_stored(tmp_path: Path, broker: MemoryBroker, link: Away):
     """A cut costs time, not work."""
-    outbox = Outbox(tmp_path)
+    outbox = Outbox(tmp_path, "ex1")
     await outbox.keep(a_result())
 
     delivering = asyncio.create_task(Post(link, outbox, HASTY).deliver(Letter(a_result())))
@@ -54,7 +54,7 @@ async def test_a_result_waits_for_the_broker_and_leaves_the_disk_when_it_is_stor
 
 async def test_told_to_stop_it_leaves_the_result_on_disk_for_the_next_process(tmp_path: Path, link: Away):
     """A broker that was killed with the stack must not keep its executor alive for ever."""
-    outbox = Outbox(tmp_path)
+    outbox = Outbox(tmp_path, "ex1")
     await outbox.keep(a_result())
     delivery = Post(link, outbox, HASTY)
 
