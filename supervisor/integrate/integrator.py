@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from functools import partial
 
-from sandbox.contract.blob import BlobRef
+from sandbox.contract.blob import BlobRef, output_bucket
 from sandbox.contract.errors import ConfigError, ConflictError, InfrastructureError, Rejected
 from sandbox.contract.ids import attempt_path
 from sandbox.contract.interface_lock import InterfaceLock
@@ -30,6 +30,7 @@ from supervisor.gates.scope import judge_scope
 from supervisor.gates.spec import Criterion, criteria_of, judge_spec, read_spec
 from supervisor.gates.tests import judge_tests
 from supervisor.gates.verdict import Judgement, finding, judgement
+from supervisor.gates.whole import with_whole
 from supervisor.integrate.landing import landing_message
 from supervisor.pipeline.commands import Join
 from supervisor.pipeline.events import JobJudged, Joined, RunLanded
@@ -41,6 +42,10 @@ from supervisor.stages.lineage import has_role, interfaces_before, origin_of
 
 BUNDLE_BYTES_MAX = 512 << 20
 """One git bundle of a result, as it crosses the bus."""
+REMAINS_BYTES_MAX = 512 << 20
+"""One archive of a refused tree: contents are bounded by the executor, each of its 250,000 entries adds up to 1.5 KiB."""
+REMAINS = ".andon/remains.tar"
+"""Where such an archive is in the commit of its salvage ref."""
 
 
 class Integrator:
@@ -130,14 +135,19 @@ class Integrator:
         return (await self._judge_work(run, job, spec, result))[1]
 
     async def salvage(self, run: RunState, job: JobState, result: AttemptResult) -> str | None:
-        """Keep what an attempt wrote under a ref of the mirror and return it; None if it left no git bundle.
+        """Keep what an attempt wrote under a ref of the mirror and return it; None if it left nothing.
+
+        A tree that was refused cannot be a commit: what is left of it is kept as one archive, `REMAINS`, on top of what it was given.
 
         Raises:
             Rejected: The git bundle is not acceptable.
         """
-        if result.git_bundle is None:
+        if result.git_bundle is not None:
+            commit = await self._taken_in(run, job, result, result.git_bundle)
+        elif result.remains is not None:
+            commit = await self._archived(run, job, result, result.remains)
+        else:
             return None
-        commit = await self._taken_in(run, job, result, result.git_bundle)
         ref = f"refs/andon/salvage/{run.run_id}/{result.stage}-{result.round}-{result.attempt}"
         if await self._mirror.read_ref(ref) != commit:
             await self._mirror.update_ref(ref, commit, None)
@@ -155,6 +165,7 @@ class Integrator:
             tests=said.tests,
             evidence=evidence,
             notes=said.notes,
+            assurance=said.assurance,
             usage_error=said.usage_error,
         )
 
@@ -224,6 +235,14 @@ class Integrator:
         received = await self._mirror.receive(await self._link.get_blob(bundle), job.base_commit, self._limits)
         return await self._own(job, received)
 
+    async def _archived(self, run: RunState, job: JobState, result: AttemptResult, remains: BlobRef) -> str:
+        """Return a commit that holds the remains of a refused tree, unopened."""
+        _check_origin(remains, run, result, REMAINS_BYTES_MAX)
+        files = {REMAINS: await self._link.get_blob(remains)}
+        message = f"andon: what is left of {job.stage}, round {job.round}\n"
+        at = int(job.dispatched_at)
+        return await self._mirror.commit_files(job.base_commit, files, message=message, author=ANDON, committer=ANDON, at=at)
+
     async def _own(self, job: JobState, tree_of: str) -> str:
         message = f"andon: {job.stage}, round {job.round}\n"
         at = int(job.dispatched_at)
@@ -275,7 +294,16 @@ class Integrator:
             return judgement([finding("spec", str(error))])
         if job.stage == RED_CHECK:
             return judge_red(evidence, baseline, criteria)
-        return judge_validate(evidence, baseline, await self._evidence(_passed_red_check(run)), criteria if has_role(run, "test") else [])
+        said = judge_validate(evidence, baseline, await self._evidence(_passed_red_check(run)), criteria if has_role(run, "test") else [])
+        return await self._with_whole(run, job, said)
+
+    async def _with_whole(self, run: RunState, job: JobState, said: Judgement) -> Judgement:
+        """Add what the judged tree itself says: whose tests they are, what is silenced, which protected paths changed."""
+        base = run.intent.base_commit
+        changes = await self._mirror.changes(base, job.base_commit)
+        of_tests = {each.commit for each in run.jobs.values() if each.role == "test" and each.verdict == "pass" and each.commit}
+        commits = [base, job.base_commit, *sorted(of_tests)]
+        return await self._mirror.inspect(commits, lambda *trees: with_whole(said, trees, changes))
 
     async def _evidence(self, job: JobState | None) -> Evidence | None:
         if job is None or job.evidence is None:
@@ -290,7 +318,7 @@ class _NotTheirs(Rejected):
 def _check_origin(ref: BlobRef, run: RunState, result: AttemptResult, bytes_max: int) -> None:
     """Refuse an object that another attempt stored: a green report, or another run's work, must not count here."""
     prefix = f"{attempt_path(run.run_id, result.stage, result.round, result.attempt)}/"
-    if ref.bucket != "OUT" or not ref.name.startswith(prefix):
+    if ref.bucket != output_bucket(result.executor) or not ref.name.startswith(prefix):
         raise _NotTheirs(f"object {ref.name!r} was not stored by this attempt")
     if ref.size_bytes > bytes_max:
         raise _NotTheirs(f"object {ref.name!r} has {ref.size_bytes} bytes; at most {bytes_max}")

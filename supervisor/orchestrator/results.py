@@ -66,7 +66,7 @@ class Results:
 
     async def _salvage(self, run: RunState, job: JobState, result: AttemptResult) -> str | None:
         """Keep what the attempt wrote, whatever becomes of the run: also of one declared dead, also of one that failed."""
-        if result.git_bundle is None:
+        if result.git_bundle is None and result.remains is None:
             return None
         try:
             await self._ports.restore(run)

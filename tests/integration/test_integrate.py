@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.contract.blob import BlobRef
+from sandbox.contract.blob import BlobRef, output_bucket
 from sandbox.contract.errors import ConflictError, InfrastructureError, Rejected
 from sandbox.contract.job import JobSpec, Submission
 from sandbox.contract.result import CheckReport, Finding, Outcome
@@ -18,6 +18,7 @@ from supervisor.dispatch import Dispatcher
 from supervisor.gates.given import given_files, given_message
 from supervisor.gates.spec import parse_spec
 from supervisor.integrate import Integrator, Restorer
+from supervisor.integrate.integrator import REMAINS
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.commands import Dispatch, Join
 from supervisor.pipeline.machine import pending
@@ -315,6 +316,26 @@ async def test_a_tree_the_executor_would_not_seal_fails_with_its_reason(tmp_path
         assert (verdict.verdict, verdict.findings[0].message, verdict.commit) == ("fail", "src/x is a FIFO", spec.base_commit)
 
 
+async def test_what_is_left_of_a_refused_tree_is_salvaged_unopened(tmp_path: Path):
+    """It can be no commit of its own, so the archive is one file of a commit: listed and restored like all salvaged work."""
+    async with paper_line(tmp_path, BASE, baseline=False) as line:
+        spec = await until(line, "implement")
+        left = a_result(spec, 1, remains=await line.put(spec, 1, "remains.tar", b"a tar"))
+
+        ref = await line.integrator.salvage(line.run, line.run.jobs[spec.job_id], left)
+
+        assert ref == f"refs/andon/salvage/{RUN}/implement-1-1"
+        commit = await line.mirror.read_ref(ref)
+        assert commit is not None
+        tree = await line.mirror.inspect(
+            [spec.base_commit, commit], lambda old, new: (new.entries().keys() - old.entries().keys(), new.read(REMAINS))
+        )
+        assert tree == ({REMAINS}, b"a tar")
+        stolen = a_result(spec, 2, remains=left.remains)
+        with pytest.raises(Rejected, match="was not stored by this attempt"):
+            await line.integrator.salvage(line.run, line.run.jobs[spec.job_id], stolen)
+
+
 async def test_a_broken_git_bundle_is_a_finding(tmp_path: Path):
     """Quarantine refuses it; nothing of it is in the mirror."""
     async with paper_line(tmp_path, BASE, baseline=False) as line:
@@ -359,7 +380,7 @@ async def test_a_report_that_says_it_is_huge_is_not_fetched(tmp_path: Path):
     """Sizes are refused before bytes are read."""
     async with paper_line(tmp_path, BASE, baseline=False) as line:
         spec = await until(line, "validate")
-        huge = BlobRef(bucket="OUT", name=f"{RUN}/validate/1/1/report-tests-x", sha256="0" * 64, size_bytes=1 << 30)
+        huge = BlobRef(bucket=output_bucket("paper"), name=f"{RUN}/validate/1/1/report-tests-x", sha256="0" * 64, size_bytes=1 << 30)
 
         verdict = await judged(line, spec, reports=(CheckReport(name="tests", exit=red_exit(), report=huge),))
 
