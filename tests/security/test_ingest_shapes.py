@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from sandbox.workspace.remains import Remains, remains_of
 from sandbox.workspace.removal import remove_tree
 from sandbox.workspace.seal import Sealed, seal
 from tests.fakes.repositories import run_git, sample_repository, write_files
+from tests.security.naive import naive
 
 SECRET = b"canary-90ab"
 RECURSIVE_WALK = """
@@ -84,22 +84,6 @@ def bench(template: tuple[Mirror, Manifest, Path], tmp_path: Path) -> Bench:
     bench = Bench(mirror, manifest, tmp_path / "home/workspace")
     bench.secret.write_bytes(SECRET)
     return bench
-
-
-def naive(code: str, *args: object, memory_bytes_max: int = 512 << 20) -> str:
-    """Return how a program ends that reads as most do: `ok`, `hangs`, or its exception; its memory is bounded, for this machine's sake."""
-    argv = [sys.executable, "-I", "-c", f"import sys, os, json, shutil, pathlib\n{code}", *map(str, args)]
-    child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    resource.prlimit(child.pid, resource.RLIMIT_AS, (memory_bytes_max, memory_bytes_max))
-    try:
-        said = child.communicate(timeout=3)[1]
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
-        return "hangs"
-    return (
-        "ok" if child.returncode == 0 else said.strip().splitlines()[-1].partition(":")[0] if said.strip() else f"dies {child.returncode}"
-    )
 
 
 @pytest.mark.abuse("I01")
