@@ -18,6 +18,7 @@ PROCESS_STARTERS = {
     "sandbox/gateway/registry_source.py": "pip and npm, asked for the index they use by themselves",
     "sandbox/git/process.py": "git, with an environment built from empty",
     "sandbox/inside/loopback.py": "our own forwarder, inside the container",
+    "sandbox/executor/prove/sweeper.py": "what cleans up after a proof that is killed",
     "sandbox/inside/process.py": "tools and checks, inside the container",
     "sandbox/runtime/images.py": "pip and debootstrap, while an image is built",
     "supervisor/stack/client.py": "the stack",
@@ -32,6 +33,10 @@ ENVIRONMENT_READERS = {
     "supervisor/config/settings.py": "configuration",
     "supervisor/stack/process.py": "entry of a process",
 }
+ATTACKS = "sandbox/executor/prove/attack/"
+"""The programs of the proof: they start whatever a hostile one would, in a container."""
+IN_CONTAINERS = ("sandbox/inside/", ATTACKS)
+"""What never runs on the host."""
 NEVER_AFTER_START = {"exec_create", "exec_start", "put_archive", "get_archive", "export", "commit", "prune_containers", "prune_images"}
 """Calls of the Docker SDK that would run in, read from or write into a used container, or touch what is not ours (ABUSE.md D05, D23)."""
 
@@ -52,7 +57,7 @@ def test_a_foreign_library_has_one_adapter(package: str):
 
 def test_processes_are_started_in_reviewed_places():
     """Each starter has a list argv, an environment of its own and a bound; a new one is listed with its reason."""
-    starters = {str(path) for path in modules(*SOURCE) if _starts_processes(path)}
+    starters = {str(path) for path in modules(*SOURCE) if _starts_processes(path) and not path.is_relative_to(ATTACKS)}
 
     assert starters == set(PROCESS_STARTERS)
 
@@ -70,7 +75,7 @@ def test_only_the_git_package_runs_git():
     strays = [
         str(path)
         for path in modules(*SOURCE)
-        if _starts_processes(path) and not path.as_posix().startswith(("sandbox/git/", "sandbox/inside/")) and _has_git_command(path)
+        if _starts_processes(path) and not path.as_posix().startswith(("sandbox/git/", *IN_CONTAINERS)) and _has_git_command(path)
     ]
 
     assert strays == []
@@ -85,7 +90,7 @@ def test_the_environment_is_read_in_the_composition_root_only():
     """Everything else is told what it needs, so that a test can tell it something else."""
     readers = {str(path) for path in modules(*SOURCE) if attributes(path) & {"os.environ", "os.getenv", "os.environb"}}
 
-    assert readers - {path for path in readers if path.startswith("sandbox/inside/")} == set(ENVIRONMENT_READERS)
+    assert readers - {path for path in readers if path.startswith(IN_CONTAINERS)} == set(ENVIRONMENT_READERS)
 
 
 @pytest.mark.abuse("D05")

@@ -1,0 +1,112 @@
+"""What the attacks said of themselves, read from a container's output; and what one probe comes to. It attacks nothing."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from sandbox.contract.model import Frozen
+from sandbox.executor.prove.attack.attempts import MARK
+
+LINES_MAX = 1_000
+DETAIL_CHARS_MAX = 400
+_SILENT = "did not report"
+
+
+class Said(Frozen):
+    """How one attack went."""
+
+    won: bool
+    said: str
+    """What it gained, or how it was stopped."""
+
+
+Report = Mapping[str, Said]
+"""By the attack's name."""
+
+
+class Proof(Frozen):
+    """What one probe showed."""
+
+    id: str
+    promise: str
+    """In a line, with its number in SECURITY.md."""
+    tried: str
+    held: bool
+    """Every attack of it was made in a sandbox, and failed."""
+    control: bool
+    """The same attacks succeeded where the wall is absent; otherwise `held` proves nothing, and `detail` says why."""
+    detail: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Attacks that belong together, and what they would break."""
+
+    id: str
+    promise: str
+    tried: str
+    attacks: tuple[str, ...]
+    may_lack: frozenset[str] = frozenset()
+    """Attacks some kernels or engines have no place for: without a control of their own they are named, and others count."""
+    is_about_kernel: bool = False
+    """A runtime with a kernel of its own may allow it: what is reached is not this host's."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What the sandboxes' runtime is, as far as it changes what an attack means."""
+
+    kernel: str = ""
+    """The kernel's release as a sandbox sees it, if it is another than the host's; empty: they share it."""
+
+
+def read_lines(output: bytes) -> dict[str, Said]:
+    """Return what a container reported; other output is passed over."""
+    found: dict[str, Said] = {}
+    for line in output.decode(errors="replace").splitlines():
+        if not line.startswith(MARK) or len(found) >= LINES_MAX:
+            continue
+        try:
+            told = json.loads(line.removeprefix(MARK))
+            found[str(told["name"])] = Said(won=told["won"], said=told["said"])
+        except (ValueError, KeyError, TypeError, ValidationError):
+            continue
+    return found
+
+
+def judged(probe: Probe, inside: Report, control: Report, guest: Guest) -> Proof:
+    """Return what a probe came to: held if every attack was stopped, controlled if every one succeeded without the wall."""
+    made = {name: inside.get(name, Said(won=True, said=_SILENT)) for name in probe.attacks}
+    won = {name: said for name, said in made.items() if said.won}
+    differs = bool(won and guest.kernel and probe.is_about_kernel and all(said.said != _SILENT for said in won.values()))
+    without = {name: control.get(name, Said(won=False, said=_SILENT)) for name in probe.attacks}
+    lost = {name: said for name, said in without.items() if not said.won}
+    is_controlled = lost.keys() <= probe.may_lack and len(lost) < len(without)
+    if differs:
+        detail = f"differs: {_listed(won)}: by the runtime's own kernel ({guest.kernel}), not by this host's"
+    elif won:
+        detail = f"succeeded: {_listed(won)}"
+    else:
+        detail = f"stopped: {_listed(made)}"
+    if lost:
+        detail += f"; without a control here: {_listed(lost)}"
+    if is_controlled:
+        detail += f"; control: {_listed({name: said for name, said in without.items() if said.won})}"
+    return Proof(
+        id=probe.id,
+        promise=probe.promise,
+        tried=probe.tried,
+        held=not won or differs,
+        control=is_controlled,
+        detail=detail[:DETAIL_CHARS_MAX],
+    )
+
+
+def _listed(told: Mapping[str, Said]) -> str:
+    """Return attacks and what they said, those that said the same together."""
+    by_words: dict[str, list[str]] = {}
+    for name, said in told.items():
+        by_words.setdefault(said.said, []).append(name.partition(".")[2])
+    return "; ".join(f"{', '.join(names)}: {words}" for words, names in by_words.items())
