@@ -8,10 +8,11 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from sandbox.contract import subjects
-from sandbox.contract.errors import AndonError, BrokerError, InfrastructureError
+from sandbox.contract.errors import AndonError, BrokerError, InfrastructureError, UsageError
 from sandbox.contract.wire import Heartbeat, RpcHandler
 from supervisor.orchestrator.activity import Activity
 from supervisor.orchestrator.actor import RunActor
+from supervisor.orchestrator.fitness import unfit
 from supervisor.orchestrator.ports import Ports
 from supervisor.orchestrator.why import View, why
 from supervisor.pipeline.events import AnyEvent, DeliveryFailed, RunDelivered, RunResumed, StopRequested
@@ -32,7 +33,7 @@ OPEN_RUNS_MAX = 1000
 REMEMBERED_MAX = 10_000
 """Submissions whose repetition is recognised: the newest ones."""
 EXECUTORS_S = 1.0
-"""How old the list of executors may be in an answer to `why`."""
+"""How old the list of executors may be in an answer."""
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
 Load = Callable[[str], Awaitable[RunState | None]]
@@ -94,6 +95,8 @@ class Requests:
             open_runs = [actor.state.intent for actor in self._actors.values()]
             taken = {intent.branch for intent in open_runs if intent.repository == request.repository}
             accepted = await self._ports.intake.accept(request, taken)
+            if problem := unfit(accepted.event.pipeline, request.mode, await self._executors()):
+                raise UsageError(problem)
             run = await self._append(None, accepted.event)
             self.remember(run)
             self._open(run)
@@ -189,11 +192,14 @@ class Requests:
         except AndonError as error:
             return _encoded(WhyReply(error=str(error), exit_code=error.exit_code))
 
-    async def _view(self) -> View:
+    async def _executors(self) -> list[Heartbeat]:
         now = time.monotonic()
         if now - self._beats[0] >= EXECUTORS_S:
             self._beats = (now, await self._ports.link.executors())
-        return View(queue=self._ports.queue, executors=self._beats[1], doing=self._activity.of, held=self._ports.hold())
+        return self._beats[1]
+
+    async def _view(self) -> View:
+        return View(queue=self._ports.queue, executors=await self._executors(), doing=self._activity.of, held=self._ports.hold())
 
 
 def _handler(kind: type[RequestT], answer: Callable[[RequestT], Awaitable[Answer]]) -> RpcHandler:

@@ -199,10 +199,10 @@ class Worker:
             except BrokerError:
                 await asyncio.sleep(0.01)
 
-    async def beat(self) -> None:
+    async def beat(self, **changes: object) -> None:
         """Write a life sign."""
-        beat = Heartbeat(executor=self.name, release="1", pools=("default",), slots=1, busy=0, model="live")
-        await self.link.heartbeat(beat)
+        about = {"executor": self.name, "release": "1", "pools": ("default",), "slots": 1, "busy": 0, "model": "live"}
+        await self.link.heartbeat(Heartbeat.model_validate(about | changes))
 
     async def spend(self, delivery: Delivery, reply: ClaimReply, call: str, nano_usd: int) -> bool:
         """Reserve and settle one model call; False if it was not granted."""

@@ -3,9 +3,10 @@
 import pytest
 
 from sandbox.contract import subjects
+from supervisor.orchestrator import requests
 from supervisor.pipeline.events import DeliveryFailed
 from supervisor.pipeline.submit import Answer, DeliveredRequest, SubmitReply
-from tests.fakes.line_driver import sha
+from tests.fakes.line_driver import a_blob, sha
 from tests.fakes.line_world import World, a_submission, a_world
 
 
@@ -49,6 +50,25 @@ async def test_while_the_intake_is_held_nothing_new_is_taken_and_what_runs_goes_
 
     assert (refused.run_id, refused.exit_code, refused.error) == (None, 5, "no new run is taken now: the disk has 3 MiB left")
     assert any("the disk has 3 MiB left" in reason.text for reason in why.reasons)
+
+
+async def test_a_live_run_is_refused_where_no_executor_has_a_key(monkeypatch: pytest.MonkeyPatch):
+    """Before a stage is lost three times for it; a replay needs none, and one executor with a key, or none yet, is enough."""
+    monkeypatch.setattr(requests, "EXECUTORS_S", 0.0)
+    async with a_world() as world, world.supervisor():
+        await world.submit()
+        async with world.worker() as keyless, world.worker(name="host-2") as other:
+            for worker in (keyless, other):
+                await worker.beat(model="none")
+            refused = await world.ask(subjects.RPC_INTENT, a_submission(), SubmitReply)
+            replay = await world.ask(subjects.RPC_INTENT, a_submission(mode="replay", cassette=a_blob("cassette")), SubmitReply)
+            await other.beat(model="live")
+            taken = await world.ask(subjects.RPC_INTENT, a_submission(), SubmitReply)
+
+    assert (refused.run_id, refused.exit_code) == (None, 2)
+    assert refused.error == "no executor of pool default has a key for the model (host-1, host-2): start it with ANTHROPIC_API_KEY set"
+    assert replay.run_id
+    assert taken.run_id
 
 
 async def delivered(world: World, run: str, commit: str, *, ok: bool = True, reason: str = "") -> Answer:
