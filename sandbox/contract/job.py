@@ -9,6 +9,7 @@ from sandbox.contract.blob import BlobRef
 from sandbox.contract.ids import JobId, PoolName, RunId, Sha, Sha256, Slug, StageName
 from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
+from sandbox.contract.packages import Network, Packages
 from sandbox.contract.scope import WriteScope
 
 JobKind = Literal["agent", "checks"]
@@ -77,7 +78,9 @@ class JobSpec(Frozen):
     scope: WriteScope = WriteScope()
     """An empty scope allows nothing: checks jobs write only to /out."""
     limits: Limits = Limits()
-    network: Literal["none"] = "none"
+    network: Network = "none"
+    packages: Packages = Packages()
+    """The names `allowlist` allows; otherwise empty."""
     runtime: str = "runc"
     dockerfile_sha256: Sha256 | None = None
     """Hash of the base commit's `.andon/Dockerfile` a person consented to; None: the shipped agent image."""
@@ -101,6 +104,9 @@ class Assignment(Frozen):
     checks: tuple[Check, ...] = ()
     tool_env: dict[str, str] = Field(default_factory=dict)
     """Environment of tool and check processes, built from empty."""
+    network: Network = "none"
+    packages_port: int = Field(0, ge=0, le=65_535)
+    """Where tools and checks look for the package routes on their 127.0.0.1, unless `network` is none."""
     traceparent: str
     wall_s: int
     self_destruct_s: int = Field(86_400 + 600, ge=1)

@@ -9,6 +9,7 @@ from sandbox.contract.blob import BlobRef
 from sandbox.contract.ids import ExecutorName, JobId, RunId, Sha, StageName
 from sandbox.contract.job import CheckExit, Submission
 from sandbox.contract.model import Frozen
+from sandbox.contract.packages import Fetched
 
 
 class Outcome(StrEnum):
@@ -128,6 +129,7 @@ class AttemptResult(Frozen):
     """Replayed turns whose tool output differed from the recording."""
     log: BlobRef | None = None
     sandbox: SandboxRecord = SandboxRecord()
+    fetched: Fetched = Fetched()
     usage: Usage = Usage()
     cost_nano_usd: int = Field(0, ge=0)
     """The gateway's own sum, for display; the ledger of the run decides."""

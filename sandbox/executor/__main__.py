@@ -19,9 +19,11 @@ from sandbox.executor.config import MIRROR_NAME, Host
 from sandbox.executor.daemon import Daemon
 from sandbox.executor.images_of import ImageResolver
 from sandbox.executor.options import Options, config_of, disk_floor_mib, instance_of, read_options, state_of
+from sandbox.executor.packages import source_settings
 from sandbox.executor.place import surroundings
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, SlotPool, private_directory
 from sandbox.executor.state_lock import held_state
+from sandbox.gateway.registry_source import PackageSource
 from sandbox.gateway.upstream import Upstream
 from sandbox.log import log_to_stderr, say_on_stdout
 from sandbox.mirror import Mirror
@@ -121,6 +123,7 @@ async def _until_lost(link: ExecutorLink, daemon: Daemon) -> None:
 @asynccontextmanager
 async def _host(options: Options, credentials: ExecutorCredentials, state: Path, environment: Mapping[str, str]) -> AsyncIterator[Host]:
     upstream = Upstream.from_environment(environment)
+    package_settings = source_settings(state, environment)
     async with AsyncExitStack() as stack:
         runtime = await DockerRuntime.connect(environment.get("DOCKER_HOST"), environment.get("DOCKER_CONTEXT"))
         stack.callback(runtime.close)
@@ -149,6 +152,7 @@ async def _host(options: Options, credentials: ExecutorCredentials, state: Path,
             instance=f"{config.name}-{instance_of(state)}",
             missing=(*facts.missing, *around.missing, *(() if config.uid_locks else (NO_UID_OF_ITS_OWN,))),
             tool_environment={"LANG": "C.UTF-8"},
+            packages=await stack.enter_async_context(PackageSource(package_settings, environment)),
         )
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Literal, TypeVar
 
 from sandbox.contract.errors import BrokerError
+from sandbox.contract.packages import Fetched
 from sandbox.contract.result import AttemptResult, SandboxRecord, Usage
 from sandbox.contract.wire import ClaimReply, Delivery, Progress
 from sandbox.executor.attempt_trace import AttemptTrace
@@ -131,6 +132,7 @@ class Account:
             sandbox=self._sandbox,
             usage=session.usage if session else Usage(),
             cost_nano_usd=session.cost_nano_usd if session else 0,
+            fetched=session.fetched if session else Fetched(),
             started_at=self.started_at,
             first_instruction_at=session.first_byte_at if session else None,
             ended_at=time.time(),

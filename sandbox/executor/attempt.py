@@ -40,7 +40,7 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
                 ):
                     account.started(box, image, inputs.missing)
                     with account.trace.invoking(box, session) as traceparent:
-                        session.assign(assignment_for(host, job, grant, traceparent))
+                        session.assign(assignment_for(host, job, grant, traceparent, await session.tool_environment()))
                         ending = await watch(job, box, session, lease, cancel, deadline - time.monotonic())
                         account.trace.died(await box.wait())
                     account.sealing()

@@ -16,7 +16,9 @@ from sandbox.contract.wire import ClaimReply, Delivery
 from sandbox.executor.config import Host
 from sandbox.executor.ending import Ending
 from sandbox.gateway.chat_span import chat_span
+from sandbox.gateway.fetch_span import fetch_span
 from sandbox.gateway.otlp_relay import OtlpRelay
+from sandbox.gateway.registry_proxy import FetchReport
 from sandbox.gateway.session import Session
 from sandbox.gateway.tally import CallReport
 from sandbox.runtime.container_spec import Exit, Sandbox
@@ -160,6 +162,11 @@ class AttemptTrace:
         """Take one settled model call; the gateway calls this."""
         if self._program is not None:
             chat_span(self._host.gateway_spans, self._program.context, report)
+
+    def on_fetch(self, report: FetchReport) -> None:
+        """Take one request for a package; the gateway calls this."""
+        if self._program is not None:
+            fetch_span(self._host.gateway_spans, self._program.context, report)
 
     def on_traces(self, body: bytes) -> None:
         """Take spans of the program inside, which are not trusted; the gateway calls this."""

@@ -13,6 +13,7 @@ from sandbox.contract.model import Frozen
 from sandbox.contract.wire import HEARTBEAT_S, LEASE_DOUBT_S, ExecutorLink
 from sandbox.executor.outbox import Outbox
 from sandbox.executor.slots import SlotPool
+from sandbox.gateway.registry_source import PackageSource
 from sandbox.gateway.upstream import Upstream
 from sandbox.mirror import Mirror
 from sandbox.runtime.container_spec import Runtime
@@ -85,6 +86,8 @@ class Host:
     """Protections this host cannot give, one line each."""
     tool_environment: Mapping[str, str]
     """Environment of tools and checks in every sandbox of this host, e.g. a locale."""
+    packages: PackageSource | None = None
+    """This host's package indexes, for stages that may install something; None: there are none."""
 
     @property
     def outbox(self) -> Outbox:

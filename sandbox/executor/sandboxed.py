@@ -1,13 +1,14 @@
 """The lifetimes an attempt composes around its container: gateway session, sandbox, lease; each cleans up after itself."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from sandbox.contract.cassette import Cassette
 from sandbox.contract.errors import InfrastructureError
 from sandbox.contract.job import Assignment, JobSpec, Limits
 from sandbox.contract.wire import RATE_WAIT_MAX_S, ClaimReply, ClaimRequest, Delivery
+from sandbox.executor import packages
 from sandbox.executor.account import Account
 from sandbox.executor.config import Host
 from sandbox.executor.lease import Lease
@@ -26,7 +27,7 @@ CONTAINER_GRACE_S = 120.0
 """How long after the stage's wall clock a container's own deadline lies."""
 
 
-def assignment_for(host: Host, job: JobSpec, grant: ClaimReply, traceparent: str) -> Assignment:
+def assignment_for(host: Host, job: JobSpec, grant: ClaimReply, traceparent: str, tool_env: Mapping[str, str]) -> Assignment:
     """Return what the program in the container is told; the executor ends it at its wall clock, whatever the program thinks."""
     wall_s = int(grant.wall_left_s) + excused_s_max(job)
     return Assignment(
@@ -37,7 +38,9 @@ def assignment_for(host: Host, job: JobSpec, grant: ClaimReply, traceparent: str
         kind=job.kind,
         agent=job.agent,
         checks=job.checks,
-        tool_env=dict(host.tool_environment),
+        tool_env={**host.tool_environment, **tool_env},
+        network=job.network,
+        packages_port=packages.PORT,
         traceparent=traceparent,
         wall_s=wall_s + 1,
         self_destruct_s=wall_s + SELF_DESTRUCT_S,
@@ -71,6 +74,7 @@ async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot, accou
         record=job.record,
         on_call=account.trace.on_call,
         on_traces=account.trace.on_traces,
+        registries=packages.routes_for(host.packages, job, account.trace.on_fetch),
     )
     async with session:
         yield session

@@ -23,6 +23,7 @@ from sandbox.gateway.connection import Exchange
 from sandbox.gateway.refusal import Refusal
 from sandbox.gateway.registry_address import AddressRefused
 from sandbox.gateway.registry_config import Index
+from sandbox.gateway.registry_environment import tool_environment
 from sandbox.gateway.registry_fetch import NotThere, Unavailable
 from sandbox.gateway.registry_project import Project, ProjectFile
 from sandbox.gateway.registry_source import PackageSource
@@ -135,6 +136,16 @@ class RegistryRoutes:
             refused=tuple(self._refused)[:20],
             refused_dropped=max(0, len(self._refused) - 20),
         )
+
+    async def environment(self) -> dict[str, str]:
+        """Return what tools and checks have to be told; nothing if the stage may install nothing."""
+        if self._network == "none" or self._source is None:
+            return {}
+        try:
+            indexes = len((await self._source.indexes()).pip)
+        except ConfigError:  # said to whoever asks for a package
+            indexes = 1
+        return tool_environment(self._base, self._network, indexes)
 
     def end(self) -> None:
         """Drop what is being fetched: unlike a model call it owes nobody anything, and the attempt is over."""

@@ -162,6 +162,10 @@ class Session:
             self._gate.is_open.set()
             self._tally.activity.resume()
 
+    async def tool_environment(self) -> dict[str, str]:
+        """Return the variables by which tools and checks find the package routes."""
+        return await self._registries.environment()
+
     async def wait_submitted(self) -> Submission:
         """Wait for the submission; bounded by the caller."""
         await self._is_submitted.wait()

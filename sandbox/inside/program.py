@@ -31,16 +31,19 @@ def _work(assignment: Assignment, paths: Paths) -> Submission:
     context = {"TRACEPARENT": assignment.traceparent} if assignment.traceparent else {}
     environment = base_environment(paths) | assignment.tool_env | context
     repository = workspace_git.begin(paths.workspace, environment)
-    match assignment.kind:
-        case "agent":
-            from sandbox.inside.agent.start import run_agent  # imports the SDK: only for an agent, never for checks
+    if assignment.network != "none":
+        repository.wait()  # what is made for packages is no part of the base
+    with installing(assignment, paths, environment) as ready:
+        match assignment.kind:
+            case "agent":
+                from sandbox.inside.agent.start import run_agent  # imports the SDK: only for an agent, never for checks
 
-            return run_agent(assignment, paths, environment, repository, say)
-        case "checks":
-            from sandbox.inside.checks.runner import run_checks
+                return run_agent(assignment, paths, ready, repository, say)
+            case "checks":
+                from sandbox.inside.checks.runner import run_checks
 
-            say(repository.wait())
-            return run_checks(assignment, paths, environment, say)
+                say(repository.wait())
+                return run_checks(assignment, paths, ready, say)
 
 
 def say(line: str) -> None:

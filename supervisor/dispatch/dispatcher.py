@@ -161,6 +161,8 @@ def _spec(run: RunState, command: Dispatch, stage: Stage, input_pack: BlobRef) -
         input_pack=input_pack,
         scope=scope_for(stage, intent.feature) if is_agent else WriteScope(),
         limits=stage.limits,
+        network=stage.network,
+        packages=stage.packages,
         runtime=stage.runtime,
         dockerfile_sha256=intent.dockerfile_sha256,
         mode=intent.mode,

@@ -11,6 +11,7 @@ from sandbox.contract.ids import StageName
 from sandbox.contract.job import Limits
 from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
+from sandbox.contract.packages import Network, Packages
 
 PRIORITY_DEFAULT = 5
 PRIORITY_MAX = 10
@@ -43,6 +44,9 @@ class Stage(Frozen):
     pool: str = "default"
     labels: Labels = Field(default_factory=dict)
     """What an executor's labels have to match (`sandbox/contract/labels.py`)."""
+    network: Network = "none"
+    packages: Packages = Packages()
+    """For `network: allowlist`: the names it allows."""
     priority: int | None = Field(None, ge=1, le=PRIORITY_MAX)
     """Of this stage's jobs; None: the run's."""
 

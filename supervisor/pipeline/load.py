@@ -18,6 +18,7 @@ from sandbox.contract.errors import ConfigError
 from sandbox.contract.job import Limits
 from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
+from sandbox.contract.packages import PACKAGES_MAX, Network, Packages, npm_name, pip_name
 from supervisor.pipeline.bounded_yaml import load_yaml
 from supervisor.pipeline.definition import PRIORITY_MAX, Pipeline, Role, Stage
 from supervisor.pipeline.graph import ancestors, find_cycle, sinks
@@ -49,6 +50,11 @@ class _Form(Frozen):
     model_config = ConfigDict(strict=True)
 
 
+class _PackagesForm(_Form):
+    pip: list[str] = Field(default_factory=list, max_length=PACKAGES_MAX)
+    npm: list[str] = Field(default_factory=list, max_length=PACKAGES_MAX)
+
+
 class _Common(_Form):
     model: str | None = Field(None, min_length=1, max_length=200)
     steps_max: int | None = Field(None, ge=1, le=1000)
@@ -64,7 +70,8 @@ class _Common(_Form):
     pool: str | None = Field(None, pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?$")
     labels: Labels | None = None
     priority: int | None = Field(None, ge=1, le=PRIORITY_MAX)
-    network: Literal["none"] | None = None
+    network: Network | None = None
+    packages: _PackagesForm | None = None
 
 
 class _StageForm(_Common):
@@ -199,7 +206,25 @@ def _stage(form: _StageForm, defaults: _Common, source: str) -> Stage:
         pool=common["pool"] or "default",
         labels=common["labels"] or {},
         priority=common["priority"],
+        **_network(form, common, at),
     )
+
+
+def _network(form: _StageForm, common: dict[str, Any], at: str) -> dict[str, Any]:
+    """Return what a stage may install; a list in `defaults` is for the stages with `network: allowlist` alone."""
+    network: Network = common["network"] or "none"
+    if network != "allowlist":
+        if form.packages is not None:
+            raise ConfigError(f"{at}: packages: a list has a meaning with `network: allowlist` alone; here it is {network}")
+        return {"network": network}
+    written: _PackagesForm = common["packages"] or _PackagesForm()
+    try:
+        packages = Packages(pip=tuple(map(pip_name, written.pip)), npm=tuple(map(npm_name, written.npm)))
+    except ValueError as error:
+        raise ConfigError(f"{at}: packages: {error}") from error
+    if not packages:
+        raise ConfigError(f"{at}: packages: `network: allowlist` needs a list, such as {{pip: [six], npm: [left-pad]}}")
+    return {"network": network, "packages": packages}
 
 
 def _role(form: _StageForm, at: str) -> Role:

@@ -1,0 +1,45 @@
+"""How a job may install packages: which routes its gateway gets, and how builds of images reach the same indexes (D10)."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from sandbox.contract.errors import ConfigError
+from sandbox.contract.job import JobSpec
+from sandbox.gateway.registry_address import Network, networks_of
+from sandbox.gateway.registry_proxy import FetchReport, RegistryRoutes
+from sandbox.gateway.registry_source import CACHE_MIB, PackageSource, SourceSettings
+
+PORT = 8486
+"""Of the package routes on a sandbox's own 127.0.0.1."""
+NETWORKS = "ANDON_REGISTRY_NETWORKS"
+CACHE = "ANDON_REGISTRY_CACHE_MIB"
+DIRECTORY = "packages"
+
+
+def source_settings(state: Path, environment: Mapping[str, str]) -> SourceSettings:
+    """Return where packages are kept and where indexes may be.
+
+    Raises:
+        ConfigError: A variable makes no sense.
+    """
+    return SourceSettings(state / DIRECTORY, _cache_mib(environment), _networks(environment))
+
+
+def routes_for(source: PackageSource | None, job: JobSpec, on_fetch: Callable[[FetchReport], None]) -> RegistryRoutes:
+    """Return the package routes of one attempt."""
+    return RegistryRoutes(source, job.network, job.packages, base=f"http://127.0.0.1:{PORT}", on_fetch=on_fetch)
+
+
+def _cache_mib(environment: Mapping[str, str]) -> int:
+    text = environment.get(CACHE) or str(CACHE_MIB)
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ConfigError(f"{CACHE}={text!r} is not a number of MiB; 0 keeps nothing")
+    return int(text)
+
+
+def _networks(environment: Mapping[str, str]) -> tuple[Network, ...]:
+    try:
+        return networks_of(environment.get(NETWORKS) or "")
+    except ValueError as error:
+        raise ConfigError(f"{NETWORKS}: {error}; use e.g. 10.20.0.0/16,fd12::/16") from error
