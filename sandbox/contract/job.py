@@ -42,6 +42,10 @@ class Check(Frozen):
     blocking: bool = True
     is_tests: bool = False
     """A JUnit report with test ids is required of it."""
+    canary: bool = False
+    """A test that must fail is added to the run, and owed by its report."""
+    tests_scope: WriteScope | None = None
+    """Which paths are tests and their configuration; set: a sealed run, they in one process and the rest, the product, in another."""
     timeout_s: int = Field(900, ge=1, le=86_400)
 
     @property
@@ -82,6 +86,8 @@ class JobSpec(Frozen):
     packages: Packages = Packages()
     """The names `allowlist` allows; otherwise empty."""
     runtime: str = "runc"
+    strict: bool = False
+    """Refuse to run where any protection is missing."""
     dockerfile_sha256: Sha256 | None = None
     """Hash of the base commit's `.andon/Dockerfile` a person consented to; None: the shipped agent image."""
     mode: Literal["live", "replay"] = "live"
@@ -132,3 +138,9 @@ class CheckExit(Frozen):
     started_at: float = Field(0.0, ge=0)
     """Unix seconds by the sandbox's clock, for the trace; 0: not said."""
     output_tail: str = Field("", max_length=16_000)
+    report_sha256: Sha256 | None = None
+    """Digest of the report right after the command ended; None: there was none, or it could not be read."""
+    sealed: bool = False
+    """The tests ran in another process than the product, behind a wall."""
+    why_not_sealed: str = Field("", max_length=300)
+    """Why not, although the check asks for it."""

@@ -86,6 +86,8 @@ def _verdict(run: RunState, event: JobJudged) -> list[str]:
     counts = event.tests
     if counts.passed or counts.failed or counts.skipped:
         facts.append(f"{counts.passed} tests passed, {counts.failed} failed, {counts.skipped} skipped")
+    if event.assurance:
+        facts.append(event.assurance)
     if cost_of(job):
         facts.append(f"{tokens_of(usage_of(job)):,} tokens, {money(cost_of(job))}")
     lines = [", ".join(facts)]

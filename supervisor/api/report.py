@@ -230,7 +230,11 @@ def _results(run: RunState) -> list[str]:
         lines += ["", f"{where}{check}", "", *_quote(run.end_reason)]
     for job in run.jobs.values():
         if job.findings or job.notes:
-            lines += ["", f"### {job.stage}, round {job.round}: {job.verdict or 'not judged'}", ""]
+            lines += [
+                "",
+                f"### {job.stage}, round {job.round}: {job.verdict or 'not judged'}{f' ({job.assurance})' if job.assurance else ''}",
+                "",
+            ]
             lines += [line for finding in job.findings for line in _finding(finding)]
             lines += [f"- note: {code(note)}" for note in job.notes]
     return lines

@@ -12,7 +12,7 @@ from sandbox.contract.model import Frozen
 from sandbox.contract.result import Usage
 from sandbox.contract.wire import Progress
 from supervisor.errors import UnknownRun
-from supervisor.pipeline.events import TestCounts, Verdict
+from supervisor.pipeline.events import Assurance, TestCounts, Verdict
 from supervisor.pipeline.run import AttemptState, JobState, RunState, State
 
 RUN_PREFIX_CHARS_MIN = 4
@@ -41,6 +41,8 @@ class StageView(Frozen):
     round: int
     verdict: Verdict | None
     """None while no gate has spoken."""
+    assurance: Assurance
+    """What a verdict of tests rests on; empty for others."""
     attempts: tuple[AttemptView, ...]
 
 
@@ -110,6 +112,20 @@ class Probe(Frozen):
     detail: str
     advice: str = ""
     """What to do about it, one line."""
+
+
+class WallProof(Frozen):
+    """One line of `andon doctor --prove`; made in `bootstrap.prove`."""
+
+    id: str
+    promise: str
+    """With its number in SECURITY.md."""
+    tried: str
+    held: bool
+    """What was tried failed in a sandbox."""
+    control: bool
+    """The same succeeded where the wall is absent; otherwise `held` proves nothing here, and `detail` says why."""
+    detail: str
 
 
 RowState = Literal["waiting", "queued", "running", "judging", "passed", "failed", "held", "stopped"]
@@ -292,7 +308,12 @@ def board(run: RunState, progress: Mapping[str, Progress], now: float) -> list[B
 
 def _stage(job: JobState) -> StageView:
     return StageView(
-        stage=job.stage, job=job.job_id, round=job.round, verdict=job.verdict, attempts=tuple(_attempt(each) for each in job.attempts)
+        stage=job.stage,
+        job=job.job_id,
+        round=job.round,
+        verdict=job.verdict,
+        assurance=job.assurance,
+        attempts=tuple(_attempt(each) for each in job.attempts),
     )
 
 

@@ -13,6 +13,7 @@ from supervisor.gates.junit import Case, CaseOutcome
 from supervisor.gates.spec import Criterion
 from supervisor.gates.tests import criterion_of
 from supervisor.gates.verdict import Judgement, finding, judgement
+from supervisor.pipeline.events import Assurance
 from supervisor.stages.quality import is_pytest
 
 CHECK_RED = "red-check"
@@ -54,7 +55,7 @@ def judge_red(evidence: Evidence, baseline: Evidence | None, criteria: Sequence[
     notes = [f"{len(red)} new tests are red on the stubs, {len(guards)} are green already (guards)"]
     notes += [f"guard: {id_}" for id_ in guards]
     notes += [f"red for an unclear reason: {id_}: {_what(case)}" for id_, case in red.items() if _colour(case) == "unclear"]
-    return judgement(findings, notes, tests=evidence.counts, evidence=evidence.model_dump_json().encode())
+    return judgement(findings, notes, tests=evidence.counts, assurance=assurance_of(evidence), evidence=evidence.model_dump_json().encode())
 
 
 def judge_validate(evidence: Evidence, baseline: Evidence | None, on_stubs: Evidence | None, criteria: Sequence[Criterion]) -> Judgement:
@@ -81,7 +82,7 @@ def judge_validate(evidence: Evidence, baseline: Evidence | None, on_stubs: Evid
         findings.append(finding("tests", "no check ran tests; nothing shows that the feature works"))
     elif not any(check.problem or not check.said for check in evidence.tests()):
         findings += _unproven(evidence, baseline, criteria)
-    return judgement(findings, notes, tests=evidence.counts, evidence=evidence.model_dump_json().encode())
+    return judgement(findings, notes, tests=evidence.counts, assurance=assurance_of(evidence), evidence=evidence.model_dump_json().encode())
 
 
 def _before(baseline: Evidence | None, name: str) -> CheckEvidence | None:
@@ -270,9 +271,18 @@ def _worth_knowing(check: CheckEvidence, before: CheckEvidence | None) -> list[s
             notes.append(f"{check.name}: red on the base commit too")
     if check.suppressed:
         notes.append(f"{check.name}: {check.suppressed} findings are suppressed in the code")
-    if check.is_tests:
-        notes.append(f"{check.name}: judged in one process with the product")
+    if check.is_tests and not check.sealed:
+        why = f", not sealed: {check.why_not_sealed}" if check.why_not_sealed else ""
+        notes.append(f"{check.name}: judged in one process with the product{why}")
     return notes
+
+
+def assurance_of(evidence: Evidence) -> Assurance:
+    """Return what the tests' reports are worth at most: `sealed` if all of them are; empty if there are none."""
+    tests = evidence.tests()
+    if not tests:
+        return ""
+    return "sealed" if all(check.sealed for check in tests) else "in-process"
 
 
 def _what(case: Case | None) -> str:

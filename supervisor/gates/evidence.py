@@ -1,6 +1,8 @@
 """What the checks of one job left, as later gates and the next agent's feedback read it; not what it is worth (`checks`, `baseline`)."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field
 
@@ -15,6 +17,12 @@ RED_MAX = 2_000
 """Red cases of one check that are kept beyond their outcome."""
 TAILS_MAX = 60
 """Red cases of one check whose tracebacks are kept."""
+
+
+CANARY_ID = "andon.canary::test_that_must_fail"
+"""Of the test `sandbox/inside/sealed/canary.py` adds to a run."""
+
+Canary = Literal["not owed", "failed", "passed", "missing"]
 
 
 class CheckEvidence(Frozen):
@@ -40,6 +48,12 @@ class CheckEvidence(Frozen):
     results: dict[str, int] = Field(default_factory=dict)
     """What a scanner found, with counts."""
     suppressed: int = 0
+    canary: Canary = "not owed"
+    """How the test that must fail ended."""
+    sealed: bool = False
+    """The tests ran in another process than the product."""
+    why_not_sealed: str = ""
+    """Why not, although `quality.toml` asks for it."""
 
     @property
     def collected(self) -> dict[str, CaseOutcome]:
@@ -103,23 +117,47 @@ def _of_check(check: Check, report: CheckReport | None, data: bytes | None) -> C
         exit_code=end.exit_code if end else None,
         duration_s=end.duration_s if end else 0,
         output_tail=tail_of(end.output_tail) if end else "",
+        sealed=bool(end and end.sealed and check.tests_scope is not None),
+        why_not_sealed=end.why_not_sealed if end else "",
     )
     if check.report == "none":
         return base
     if data is None:
         problem = (report.problem if report else None) or f"no report at /out/{check.report_path}"
         return base.model_copy(update={"problem": problem})
+    if end is not None and end.report_sha256 not in {None, hashlib.sha256(data).hexdigest()}:
+        return base.model_copy(update={"problem": f"the report at /out/{check.report_path} was changed after the command had ended"})
     try:
         if check.report == "junit":
-            return base.model_copy(update=_of_junit(data))
+            return base.model_copy(update=_of_junit(data, is_canary_owed=check.canary))
         scan = parse_sarif(data)
     except (BadReport, BadSarif) as error:
         return base.model_copy(update={"problem": f"the report {error}"})
     return base.model_copy(update={"results": scan.results, "suppressed": scan.suppressed, "problem": "; ".join(scan.problems)})
 
 
-def _of_junit(data: bytes) -> dict[str, object]:
+def _of_junit(data: bytes, *, is_canary_owed: bool) -> dict[str, object]:
     cases = parse_junit(data)
+    canary, problem = _canary(cases.pop(CANARY_ID, None), cases, is_owed=is_canary_owed)
     red = [case for case in cases.values() if case.is_red][:RED_MAX]
     kept = [case if at < TAILS_MAX else case.model_copy(update={"tail": ""}) for at, case in enumerate(red)]
-    return {"outcomes": {case.id: case.outcome for case in cases.values()}, "red": {case.id: case for case in kept}}
+    return {
+        "outcomes": {case.id: case.outcome for case in cases.values()},
+        "red": {case.id: case for case in kept},
+        "canary": canary,
+        "problem": problem,
+    }
+
+
+def _canary(canary: Case | None, others: Mapping[str, Case], *, is_owed: bool) -> tuple[Canary, str]:
+    """Return how the test that must fail ended, and what is wrong with the run if it did not fail."""
+    if not is_owed:
+        return "not owed", ""
+    if canary is not None and canary.outcome == "failed":
+        return "failed", ""
+    if canary is not None:
+        return "passed", f"a test that must fail is reported as {canary.outcome}: the repository's configuration of pytest rewrites results"
+    # It runs last: a run that ends at its first failure does not reach it, and one that collected nothing has none.
+    if any(case.is_red for case in others.values()) or all(is_file(id_) for id_ in others):
+        return "missing", ""
+    return "missing", "a test that must fail was added to the run and is not in its report: tests are taken out of it"

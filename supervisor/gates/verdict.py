@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import Finding
-from supervisor.pipeline.events import TestCounts, Verdict
+from supervisor.pipeline.events import Assurance, TestCounts, Verdict
 
 FINDINGS_MAX = 50
 NOTES_MAX = 30
@@ -18,6 +18,7 @@ class Judgement(Frozen):
     notes: tuple[str, ...] = ()
     """What a person should know although it passed."""
     tests: TestCounts = TestCounts()
+    assurance: Assurance = ""
     evidence: bytes | None = None
     """JSON that later gates and the next agent's feedback read."""
     usage_error: bool = False
@@ -39,6 +40,7 @@ def judgement(
     notes: Sequence[str] = (),
     *,
     tests: TestCounts | None = None,
+    assurance: Assurance = "",
     evidence: bytes | None = None,
     usage_error: bool = False,
 ) -> Judgement:
@@ -50,5 +52,10 @@ def judgement(
     if len(notes) > NOTES_MAX:
         told.append(f"and {len(notes) - NOTES_MAX} more notes")
     return Judgement(
-        findings=tuple(kept), notes=tuple(told), tests=tests or TestCounts(), evidence=evidence, usage_error=usage_error and bool(kept)
+        findings=tuple(kept),
+        notes=tuple(told),
+        tests=tests or TestCounts(),
+        assurance=assurance,
+        evidence=evidence,
+        usage_error=usage_error and bool(kept),
     )

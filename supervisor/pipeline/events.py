@@ -12,6 +12,9 @@ from sandbox.contract.result import Cause, Dropped, Finding, Outcome, Usage
 from supervisor.pipeline.definition import PRIORITY_DEFAULT, PRIORITY_MAX, Pipeline
 
 Verdict = Literal["pass", "fail", "hold"]
+Assurance = Literal["", "sealed", "in-process", "unlocked"]
+"""What a verdict of tests rests on: tests and product in two processes, in one, or tests that are not from their own commits;
+nothing for a verdict without tests."""
 
 
 class Intent(Frozen):
@@ -194,6 +197,7 @@ class JobJudged(Event):
     """Gate-specific JSON that later gates read: for a checks job the outcome of every test id."""
     notes: tuple[str, ...] = ()
     """What a person should know although it passed: guards, known reds, suppressions."""
+    assurance: Assurance = ""
     usage_error: bool = False
     """The verdict is the repository's or the request's fault (a baseline without checks): exit 2, not 1."""
 

@@ -166,6 +166,7 @@ def _judged(run: RunState, event: ev.JobJudged) -> RunState:
         "verdict": event.verdict,
         "findings": event.findings,
         "notes": event.notes,
+        "assurance": event.assurance,
         "commit": event.commit,
         "tests": event.tests,
         "evidence": event.evidence,

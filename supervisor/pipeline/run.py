@@ -8,7 +8,7 @@ from sandbox.contract.blob import BlobRef
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import Finding, Outcome, Usage
 from supervisor.pipeline.definition import Pipeline
-from supervisor.pipeline.events import AttemptEnded, Intent, StepFailed, TestCounts, Verdict
+from supervisor.pipeline.events import Assurance, AttemptEnded, Intent, StepFailed, TestCounts, Verdict
 
 State = Literal["queued", "running", "waiting", "parked", "landed", "failed", "cancelled"]
 Standing = Literal["queued", "claimed", "ended"]
@@ -57,6 +57,7 @@ class JobState(Frozen):
     verdict: Verdict | None = None
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    assurance: Assurance = ""
     commit: str | None = None
     tests: TestCounts = TestCounts()
     evidence: BlobRef | None = None

@@ -12,6 +12,7 @@ from sandbox.contract.errors import ConfigError
 from sandbox.contract.model import Frozen
 from sandbox.contract.scope import WriteScope
 from supervisor.pipeline.definition import Pipeline, Stage
+from supervisor.stages.path_classes import CONFTESTS_OF_TESTS, DOCS, PROTECTED_ANYWHERE, PROTECTED_AT_ROOT, TESTS
 from supervisor.stages.quality import checks_for, checks_of_tests
 
 __all__ = [
@@ -26,25 +27,6 @@ __all__ = [
     "spec_path",
     "violation",
 ]
-
-TESTS = ("tests/**", "test/**", "**/test_*.py", "**/*_test.*", "**/*.test.*", "**/*.spec.*", "**/__tests__/**")
-DOCS = ("docs/**", "**/*.md", "README*", "CHANGELOG*", "changelog.d/**")
-PROTECTED_AT_ROOT = (
-    ".git*",
-    ".github/**",
-    ".andon/**",
-    "quality.toml",
-    "pyproject.toml",
-    "setup.py",
-    "setup.cfg",
-    "tox.ini",
-    "pytest.ini",
-    "conftest.py",
-    "Makefile",
-)
-PROTECTED_ANYWHERE = ("**/AGENTS.md", "**/CLAUDE.md", "**/.claude/**", "**/*.lock", "**/*-lock.*", "**/conftest.py")
-CONFTESTS_OF_TESTS = ("tests/**/conftest.py", "test/**/conftest.py", "**/__tests__/**/conftest.py")
-"""A `conftest.py` in a directory of tests belongs to the tests."""
 
 FEATURES = ".andon/features"
 SPEC_FILE = "spec.yaml"

@@ -11,9 +11,10 @@ from pathlib import PurePosixPath
 
 from sandbox.contract.errors import ConfigError, Rejected, UnsafePath
 from sandbox.contract.job import Check, ReportFormat
-from sandbox.contract.scope import checked_path
+from sandbox.contract.scope import WriteScope, checked_path
 from sandbox.contract.tree import Tree
 from supervisor.pipeline.definition import Stage
+from supervisor.stages.path_classes import OF_THE_TESTS
 
 QUALITY_FILE = "quality.toml"
 QUALITY_BYTES_MAX = 64 << 10
@@ -22,6 +23,7 @@ LINE_CHARS_MAX = 2_000
 CHECKS_MAX = 32
 
 _TABLE = "quality_checks"
+_KEYS = ("command", "report", "path", "blocking", "sealed")
 _TEST_NAMES = frozenset({"tests", "test_runner"})
 _FORMATS: dict[str, ReportFormat] = {"junit": "junit", "sarif": "sarif", "none": "none"}
 _SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
@@ -66,6 +68,14 @@ def is_pytest(argv: tuple[str, ...]) -> bool:
     return any(name in {"pytest", "py.test"} for name in names[:1]) or ("-m" in names and "pytest" in names[names.index("-m") + 1 :][:1])
 
 
+def takes_plugins(argv: tuple[str, ...]) -> bool:
+    """Return whether a command is pytest in a Python that looks at `PYTHONPATH`: then it can be given plugins of ours."""
+    if not is_pytest(argv):
+        return False
+    before = argv[1 : argv.index("-m")] if "-m" in argv else ()
+    return not any(word.startswith("-") and set(word) & {"I", "E"} for word in before)
+
+
 def _table(tree: Tree) -> Mapping[str, object]:
     try:
         data = tree.read(QUALITY_FILE, QUALITY_BYTES_MAX)
@@ -93,9 +103,9 @@ def _check(name: str, value: object, source: str, timeout_s: int) -> Check:
     options = {"command": value} if isinstance(value, str) else value
     if not isinstance(options, dict) or not isinstance(options.get("command"), str):
         raise ConfigError(f'{source}: write a command, or {{command = "…", report = "junit"}}')
-    unknown = sorted(set(options) - {"command", "report", "path", "blocking"})
+    unknown = sorted(set(options) - set(_KEYS))
     if unknown:
-        raise ConfigError(f"{source}.{unknown[0]}: unknown key; known are command, report, path, blocking")
+        raise ConfigError(f"{source}.{unknown[0]}: unknown key; known are {', '.join(_KEYS)}")
     argv = _argv(options["command"], source)
     report = _report(name, argv, options.get("report"), source)
     blocking = options.get("blocking", True)
@@ -109,8 +119,16 @@ def _check(name: str, value: object, source: str, timeout_s: int) -> Check:
         path=_path(options.get("path"), report, source),
         blocking=blocking,
         is_tests=is_tests,
+        canary=is_tests and takes_plugins(argv),
+        tests_scope=_sealed(options.get("sealed", False), is_tests and takes_plugins(argv), source),
         timeout_s=timeout_s,
     )
+
+
+def _sealed(given: object, is_possible: bool, source: str) -> WriteScope | None:
+    if not isinstance(given, bool) or (given and not is_possible):
+        raise ConfigError(f"{source}.sealed: true or false, and true only for `pytest` or `python -m pytest` with a JUnit report")
+    return WriteScope(patterns=OF_THE_TESTS) if given else None
 
 
 def _argv(command: str, source: str) -> tuple[str, ...]:

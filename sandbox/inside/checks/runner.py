@@ -4,13 +4,17 @@ Exit codes and output are for people: verdicts come from the reports in `/out`, 
 is dead.
 """
 
+import hashlib
+import os
 import shlex
+import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sandbox.contract.job import Assignment, Check, CheckExit, Submission
+from sandbox.inside.checks.sealing import plugins_for
 from sandbox.inside.gateway_client import say_alive
 from sandbox.inside.paths import Paths
 from sandbox.inside.process import CommandNotStarted, run_process
@@ -19,6 +23,8 @@ TAIL_CHARS_MAX = 16_000
 TAILS_JSON_BYTES_MAX = 56 << 10
 """All tails together, as JSON: a submission has at most 64 KiB."""
 NOT_STARTED = 127
+REPORT_BYTES_MAX = 16 << 20
+"""What the host reads of a report; a digest of more than that cannot match."""
 
 
 def run_checks(assignment: Assignment, paths: Paths, environment: Mapping[str, str], say: Callable[[str], None]) -> Submission:
@@ -43,16 +49,40 @@ def _run_check(check: Check, paths: Paths, environment: Mapping[str, str], deadl
 
     started_at = time.time()
     timeout_s = max(0.0, min(float(check.timeout_s), deadline - time.monotonic()))
+    plugins = plugins_for(check, paths, environment_of(check, paths.out, environment))
     try:
-        ended = run_process(
-            check.argv, cwd=paths.workspace, env=environment_of(check, paths.out, environment), timeout_s=timeout_s, sink=sink
-        )
+        ended = run_process(check.argv, cwd=paths.workspace, env=plugins.environment, timeout_s=timeout_s, sink=sink)
     except CommandNotStarted as error:
         tail_text = f"not started: {error}"[:TAIL_CHARS_MAX]
         return CheckExit(name=check.name, exit_code=NOT_STARTED, duration_s=0, started_at=started_at, output_tail=tail_text)
     return CheckExit(
-        name=check.name, exit_code=ended.exit_code, duration_s=ended.duration_s, started_at=started_at, output_tail=tail.text()
+        name=check.name,
+        exit_code=ended.exit_code,
+        duration_s=ended.duration_s,
+        started_at=started_at,
+        output_tail=tail.text(),
+        report_sha256=_digest(paths.out, check),
+        sealed=plugins.sealed,
+        why_not_sealed=plugins.why_not,
     )
+
+
+def _digest(out: Path, check: Check) -> str | None:
+    """Return the digest of a report as the command left it, so that nobody can change it unseen until the container is dead."""
+    if check.report_path is None:
+        return None
+    try:
+        file = os.open(out / check.report_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(file, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return None
+        digest, left = hashlib.sha256(), REPORT_BYTES_MAX + 1
+        while left > 0 and (chunk := stream.read(min(left, 1 << 20))):
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.hexdigest()
 
 
 def environment_of(check: Check, out: Path, environment: Mapping[str, str]) -> dict[str, str]:
