@@ -133,7 +133,9 @@ class AttemptTrace:
                 yield span.context.traceparent
             finally:
                 self._ran = (begun, time.time())
+                dropped = session.dropped
                 span.put({"andon.agent.turns": session.view.turn, "andon.telemetry.dropped": self._relay.dropped})
+                span.put({"andon.telemetry.refused": dropped["traces"], "andon.gateway.refused": dropped["requests"]})
                 if session.first_byte_at is not None:
                     boot = self._host.exec_spans.start("agent boot", trace_id=parent.trace_id, parent=span.context.span_id, start=begun)
                     boot.end(max(begun, session.first_byte_at))

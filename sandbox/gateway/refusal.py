@@ -6,7 +6,7 @@ import json
 class Refusal(Exception):
     """A request is answered with an error; the message is ours, and safe to show to an agent."""
 
-    def __init__(self, status: int, kind: str, message: str, *, retry: bool | None = None) -> None:
+    def __init__(self, status: int, kind: str, message: str, *, retry: bool | None = None, come_again_s: int | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
@@ -14,6 +14,8 @@ class Refusal(Exception):
         self.message = message
         self.retry = retry
         """Sent as `x-should-retry`, which overrides a client's own rules; None: not sent."""
+        self.come_again_s = come_again_s
+        """Sent as `retry-after`; None: not sent."""
 
     def body(self) -> bytes:
         """Return the reply's JSON."""
@@ -21,7 +23,8 @@ class Refusal(Exception):
 
     def headers(self) -> list[tuple[str, str]]:
         """Return the headers beyond content type and length."""
-        return [] if self.retry is None else [("x-should-retry", "true" if self.retry else "false")]
+        headers = [] if self.retry is None else [("x-should-retry", "true" if self.retry else "false")]
+        return headers if self.come_again_s is None else [*headers, ("retry-after", str(self.come_again_s))]
 
     def event(self) -> bytes:
         """Return the refusal as a server-sent event, for a reply that has begun."""

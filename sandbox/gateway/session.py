@@ -20,6 +20,7 @@ from sandbox.contract.job import Assignment, Submission
 from sandbox.contract.packages import Fetched, Packages
 from sandbox.contract.result import Usage
 from sandbox.contract.wire import RATE_WAIT_MAX_S, Ledger
+from sandbox.gateway.caps import Bucket
 from sandbox.gateway.cassette import CassetteSource, Replay
 from sandbox.gateway.connection import Exchange
 from sandbox.gateway.model_proxy import Gate, ModelProxy
@@ -97,6 +98,7 @@ class Session:
         self._registries = registries or RegistryRoutes(None, "none", Packages(), base="")
         self._tally = Tally()
         self._gate = Gate()
+        self._buckets = {target: Bucket(cap) for target, cap in self._tuning.caps.items()}
         self._owner: Peer | None = None
         self._assignment: Assignment | None = None
         self._is_assigned = asyncio.Event()
@@ -109,16 +111,16 @@ class Session:
 
     async def __aenter__(self) -> Self:
         routes: dict[tuple[str, str], Route] = {
-            ("GET", "/healthz"): self._answer_health,
-            ("POST", "/v1/traces"): self._answer_traces,
-            ("GET", "/andon/assignment"): self._owned(self._answer_assignment),
-            ("POST", "/andon/submit"): self._owned(self._answer_submission),
+            ("GET", "/healthz"): self._capped("/healthz", self._answer_health),
+            ("POST", "/v1/traces"): self._capped("/v1/traces", self._answer_traces),
+            ("GET", "/andon/assignment"): self._owned("/andon/assignment", self._answer_assignment),
+            ("POST", "/andon/submit"): self._owned("/andon/submit", self._answer_submission),
         }
         async with AsyncExitStack() as stack:
             if self._terms and self._model:
                 proxy = ModelProxy(self._terms, await self._source(self._model, stack), self._ledger, self._tally, self._gate)
-                routes["POST", "/v1/messages"] = self._owned(proxy.messages)
-                routes["POST", "/v1/messages/count_tokens"] = self._owned(proxy.count_tokens)
+                for target, route in (("/v1/messages", proxy.messages), ("/v1/messages/count_tokens", proxy.count_tokens)):
+                    routes["POST", target] = self._owned(target, route)
             server = Server(
                 self._path,
                 routes,
@@ -239,8 +241,9 @@ class Session:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """What did not fit: recorded calls, requests with traces."""
-        return {"records": self._tally.records_dropped, "traces": self._traces_refused}
+        """What did not fit: recorded calls, requests with traces, requests beyond a route's cap."""
+        capped = sum(bucket.refused for bucket in self._buckets.values())
+        return {"records": self._tally.records_dropped, "traces": self._traces_refused, "requests": capped}
 
     @property
     def pinned_to(self) -> Literal["process", "uid", "nobody"]:
@@ -258,13 +261,25 @@ class Session:
             return CassetteSource(model, self._tally)
         return Provider(model, await stack.enter_async_context(model.client()), self._headers)
 
-    def _owned(self, route: Route) -> Route:
+    def _capped(self, target: str, route: Route) -> Route:
+        bucket = self._buckets[target]
+
+        async def checked(exchange: Exchange) -> None:
+            bucket.take()
+            await route(exchange)
+
+        return checked
+
+    def _owned(self, target: str, route: Route) -> Route:
+        """Let nobody but the first peer use a route; another one's requests do not use up the owner's cap."""
+        capped = self._capped(target, route)
+
         async def checked(exchange: Exchange) -> None:
             self._owner = self._owner or exchange.peer
             if exchange.peer != self._owner:
                 log.warning("gateway.second_peer", extra={"pid": exchange.peer.pid, "owner": self._owner.pid, "target": exchange.target})
                 raise Refusal(403, "permission_error", "this route belongs to another process", retry=False)
-            await route(exchange)
+            await capped(exchange)
 
         return checked
 

@@ -1,10 +1,11 @@
 """What holds for every model call of one attempt, and how patient the gateway is; data, no behaviour."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sandbox.contract.price import PriceList, shipped_prices
+from sandbox.gateway.caps import CAPS, Cap
 from sandbox.gateway.connection import Timeouts
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.tally import CallReport
@@ -19,6 +20,8 @@ class Tuning:
     """Unix seconds."""
     client: Timeouts = field(default_factory=Timeouts)
     """How long a client may take."""
+    caps: Mapping[str, Cap] = field(default_factory=lambda: CAPS)
+    """Requests each route takes."""
     retry_pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0)
     """Before each further try of a call the provider did not serve."""
     drain_s: float = 60.0

@@ -134,7 +134,7 @@ async def test_traces_are_handed_on_and_bounded(tmp_path: Path):
 
         assert [reply[9:12] for reply in replies] == [b"200"] * 10 + [b"429"]
         assert [len(payload) for payload in gateway.traces] == [1 << 20] * 10
-        assert gateway.session.dropped == {"records": 0, "traces": 1}
+        assert gateway.session.dropped == {"records": 0, "traces": 1, "requests": 0}
 
 
 async def test_a_session_leaves_nothing_behind(tmp_path: Path):
