@@ -40,8 +40,9 @@ class PlainLines(logging.Formatter):
         fields = [f"{key}={_plain(value)}" for key, value in record.__dict__.items() if key not in _STANDARD and _plain(value) != ""]
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         line = " ".join([when, record.getMessage()[:FIELD_CHARS_MAX], *fields])
-        line = "".join(char if char.isprintable() else " " for char in line)
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        # An exception may quote an agent: its lines are set in, so that none of them can pass for a record.
+        below = self.formatException(record.exc_info).splitlines() if record.exc_info else []
+        return "\n".join([_printable(line), *(f"  {_printable(each)}" for each in below)])
 
 
 def say_on_stdout(service: str) -> None:
@@ -56,6 +57,10 @@ def log_to_stderr(service: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(service))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _printable(line: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in line)
 
 
 def _plain(value: object) -> object:
