@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from sandbox.contract.errors import UsageError
 from sandbox.contract.wire import BudgetReply, BudgetRequest
 from sandbox.executor.prove.proof import prove
-from sandbox.executor.prove.report import Proof
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.image_build import BuildNetwork
 from sandbox.runtime.images import ensure_agent_image
+from supervisor.api.views import WallProof
 from supervisor.config import Config, StateDirectory, process_environment
 from supervisor.pipeline import budget
 from supervisor.pipeline.events import BudgetReserved, BudgetSettled
@@ -40,7 +40,7 @@ class LedgerOfOne:
             self._state = budget.reserved(self._state, BudgetReserved.model_validate({**call, "run_id": request.run_id, "at": 0.0}))
 
 
-async def prove_here(config: Config, oci_runtime: str | None, say: Say) -> Sequence[Proof]:
+async def prove_here(config: Config, oci_runtime: str | None, say: Say) -> Sequence[WallProof]:
     """Prove the walls of this host's engine.
 
     Args:
@@ -67,6 +67,7 @@ async def prove_here(config: Config, oci_runtime: str | None, say: Say) -> Seque
             )
         image = await ensure_agent_image(runtime.engine, say, BuildNetwork.from_environment(environment))
         state = StateDirectory.open(config.state_directory).root
-        return await prove(runtime, image, state=state, oci_runtime=name, link_for=LedgerOfOne, uid=os.getuid(), say=say)
+        proofs = await prove(runtime, image, state=state, oci_runtime=name, link_for=LedgerOfOne, uid=os.getuid(), say=say)
+        return [WallProof.model_validate(proof.model_dump()) for proof in proofs]
     finally:
         runtime.close()

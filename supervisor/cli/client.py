@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.wire import Heartbeat, Progress
-from supervisor.api.views import Probe
+from supervisor.api.views import Probe, WallProof
 from supervisor.config import Config
 from supervisor.pipeline.events import AnyEvent
 from supervisor.pipeline.submit import (
@@ -95,6 +95,10 @@ class Bootstrap(Protocol):
         """Look at everything Andon needs on this host; changes nothing."""
         ...
 
+    async def prove(self, config: Config, oci_runtime: str | None, say: Say) -> Sequence[WallProof]:
+        """Attack sandboxes on this host's engine and return what every probe came to."""
+        ...
+
     async def up(self, config: Config, say: Say) -> str:
         """Start the embedded stack and keep it when no run is left; return one line that says where it is."""
         ...
@@ -130,6 +134,12 @@ class RealBootstrap:
         from supervisor.bootstrap.probes import doctor_probes
 
         return await doctor_probes(config)
+
+    async def prove(self, config: Config, oci_runtime: str | None, say: Say) -> Sequence[WallProof]:
+        """Attack sandboxes on this host's engine."""
+        from supervisor.bootstrap.prove import prove_here
+
+        return await prove_here(config, oci_runtime, say)
 
     async def up(self, config: Config, say: Say) -> str:
         """Start the embedded stack and keep it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.ids import trace_id
 from sandbox.contract.wire import Heartbeat, Progress
-from supervisor.api.views import Probe
+from supervisor.api.views import Probe, WallProof
 from supervisor.cli.client import Say
 from supervisor.config import Config
 from supervisor.pipeline import events as ev
@@ -148,6 +148,8 @@ class ScriptedBootstrap:
 
     client: ScriptedClient = field(default_factory=ScriptedClient)
     probes: Sequence[Probe] = ()
+    proofs: Sequence[WallProof] = ()
+    proved_runtimes: list[str | None] = field(default_factory=list)
     host_error: Exception | None = None
     leave_error: Exception | None = None
     """Raised when the connection is given back."""
@@ -181,6 +183,11 @@ class ScriptedBootstrap:
     async def doctor_probes(self, config: Config) -> Sequence[Probe]:
         """Return what was given."""
         return self.probes
+
+    async def prove(self, config: Config, oci_runtime: str | None, say: Say) -> Sequence[WallProof]:
+        """Return what was given."""
+        self.proved_runtimes.append(oci_runtime)
+        return self.proofs
 
     async def up(self, config: Config, say: Say) -> str:
         """Say that it is up."""

@@ -7,7 +7,7 @@ _POWERLESS = "P6: sandboxes run without root, capabilities, privilege gain, devi
 _BOUNDED = "P7: what a job may take is bounded, and exhausting it ends only that job"
 _APART = "P8: two jobs share no uid, writable mount, network or limit"
 _UNREAD = "P10: the host follows no link and waits for no FIFO an agent left"
-_OWN = "D18: the agent's routes belong to the agent's process alone"
+_OWN = "P3: the gateway serves the agent's process alone, and no tool can read or steer it"
 _KEY = "P2: the provider's key is nowhere in a sandbox"
 _EVERYWHERE = tuple(f"surface.{name}" for name in ("packet", "keyctl", "unshare_user", "mount", "chroot", "clone3"))
 _SOME_KERNELS = tuple(f"surface.{name}" for name in ("alg", "netlink_audit", "netlink_netfilter", "userfaultfd", "bpf", "perf_event_open"))
@@ -75,7 +75,7 @@ PROBES = (
         is_about_kernel=True,
     ),
     Probe("read-only-root", _POWERLESS, "a program written into /usr/bin", ("root.written",)),
-    Probe("host-facts", "P1: a sandbox learns nothing of the host", "command line, disks, symbols, modules", ("facts.read",)),
+    Probe("host-facts", "P6: a sandbox learns nothing of the host it could use", "command line, disks, symbols, modules", ("facts.read",)),
     Probe("fork-bomb", _BOUNDED, "processes beyond the limit", ("bombs.forks",)),
     Probe("memory-bomb", _BOUNDED, "memory beyond the limit", ("bombs.memory",)),
     Probe("disk-bomb", _BOUNDED, "workspace, /tmp and home overfilled", ("bombs.disk", "bombs.tmp", "bombs.home")),

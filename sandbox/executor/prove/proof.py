@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from sandbox.contract.errors import EngineError
 from sandbox.executor.prove.catalogue import PROBES
 from sandbox.executor.prove.controls import control_alone, control_limits, control_neighbour
 from sandbox.executor.prove.ear import ear
-from sandbox.executor.prove.report import Proof, judged
+from sandbox.executor.prove.report import Proof, Report, judged
 from sandbox.executor.prove.sandboxes import attack_alone, attack_as_tool, attack_limits, attack_neighbour, merged
 from sandbox.executor.prove.scene import LinkFor, staged
 from sandbox.runtime.control import default_gateway
@@ -35,7 +36,7 @@ async def prove(
         say: Told in a line what goes on.
 
     Raises:
-        EngineError: The engine refused a sandbox or a control; then nothing is proved.
+        EngineError: The engine refused a sandbox or a control, or a control broke off; then nothing is proved.
         UsageError: No slots are free, or the state directory cannot be used.
     """
     async with staged(runtime, image, state=state, oci_runtime=oci_runtime, link_for=link_for, uid=uid) as scene:
@@ -52,4 +53,12 @@ async def prove(
         neighbour = await attack_neighbour(scene, first, second)
         inside = merged(alone, tool, limits, neighbour)
         without = {**control, **careless, **control_of_limits, **await control_neighbour(scene)}
+        _require_controls(without)
         return tuple(judged(probe, inside, without, guest) for probe in PROBES)
+
+
+def _require_controls(without: Report) -> None:
+    """Refuse to judge beside a control that broke off: it would look like one that failed."""
+    silent = [name for probe in PROBES for name in probe.attacks if name not in without]
+    if silent:
+        raise EngineError(f"the controls did not report {', '.join(silent[:10])}: nothing is proved; try again when the host is less busy")

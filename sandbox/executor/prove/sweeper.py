@@ -44,10 +44,13 @@ async def swept(runtime: DockerRuntime, home: Path, sockets: Path, instance: str
         yield
     finally:
         if sweeper.stdin is not None:
-            sweeper.stdin.write(_OVER)
+            with contextlib.suppress(OSError):  # it is gone
+                sweeper.stdin.write(_OVER)
             sweeper.stdin.close()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(sweeper.wait()), SWEPT_S)
+        if sweeper.returncode != 0:  # it was killed, or could not do it
+            await sweep(runtime, home, sockets, instance)
 
 
 async def sweep(runtime: DockerRuntime, home: Path, sockets: Path, instance: str) -> None:

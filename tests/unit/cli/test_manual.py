@@ -8,7 +8,7 @@ import pytest
 
 from sandbox.contract import subjects
 from supervisor.api.fleet import ExecutorRow
-from supervisor.api.views import ListRow, Probe, RunResult
+from supervisor.api.views import ListRow, Probe, RunResult, WallProof
 from supervisor.cli.entry import COMMANDS, andon
 from supervisor.config import ENVIRONMENT, PROVIDER_ENVIRONMENT
 from supervisor.errors import ExitCode
@@ -71,9 +71,10 @@ def test_every_exit_code_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "command"), [(RunResult, "run"), (ListRow, "list"), (Probe, "doctor"), (ExecutorRow, "fleet"), (Reason, "why")]
+    ("model", "command"),
+    [(RunResult, "run"), (ListRow, "list"), (Probe, "doctor"), (WallProof, "doctor"), (ExecutorRow, "fleet"), (Reason, "why")],
 )
-def test_every_key_of_an_object_is_named(model: type[RunResult | ListRow | Probe | ExecutorRow | Reason], command: str) -> None:
+def test_every_key_of_an_object_is_named(model: type[RunResult | ListRow | Probe | WallProof | ExecutorRow | Reason], command: str) -> None:
     """What a program may rely on is written down."""
     assert [key for key in model.model_fields if f"`{key}`" not in section(command)] == []
 

@@ -15,7 +15,7 @@ from sandbox.contract.result import Finding
 from sandbox.git import ANDON
 from sandbox.mirror import Mirror
 from supervisor.api.run_files import RunFiles
-from supervisor.api.views import Probe
+from supervisor.api.views import Probe, WallProof
 from supervisor.config import StateDirectory
 from supervisor.delivery import snapshot
 from supervisor.pipeline.events import AnyEvent
@@ -286,3 +286,44 @@ def test_a_finding_is_shown_once_in_status(andon: CommandLine) -> None:
     (row,) = [line for line in andon("status").out.splitlines() if line.startswith("  docs")]
 
     assert row.endswith("failed: write-scope: src/x.py src/x.py src/x.py src/x.py src/x.py...")
+
+
+def a_proof(name: str, *, held: bool = True, control: bool = True) -> WallProof:
+    return WallProof(id=name, promise="P1: no network", tried="TCP", held=held, control=control, detail="stopped: EPERM")
+
+
+def test_a_proof_is_a_line_for_each_probe(andon: CommandLine) -> None:
+    """With what was seen below it, where that is not the expected; exit code 0 only if all held."""
+    andon.bootstrap.proofs = [a_proof("network"), a_proof("vsock", control=False)]
+    works = andon("doctor", "--prove", "--runtime", "runsc")
+    andon.bootstrap.proofs = [a_proof("network"), a_proof("vsock", held=False)]
+    broken = andon("doctor", "--prove")
+
+    assert (works.code, broken.code) == (0, 1)
+    assert works.out.splitlines()[:3] == [
+        "held              network  P1: no network | tried: TCP",
+        "held, no control  vsock    P1: no network | tried: TCP",
+        "                           -> stopped: EPERM",
+    ]
+    assert works.out.splitlines()[3].startswith("2 of 2 held, 1 of them beside an attack that succeeds")
+    assert broken.out.splitlines()[1].startswith("NOT held          vsock")
+    assert andon.bootstrap.proved_runtimes == ["runsc", None]
+
+
+def test_a_proof_in_json_is_one_object(andon: CommandLine) -> None:
+    """With true and false, for programs."""
+    andon.bootstrap.proofs = [a_proof("network", control=False)]
+
+    ended = andon("doctor", "--prove", "--json")
+
+    assert ended.code == 0
+    assert json.loads(ended.out) == {
+        "probes": [
+            {"id": "network", "promise": "P1: no network", "tried": "TCP", "held": True, "control": False, "detail": "stopped: EPERM"}
+        ]
+    }
+
+
+def test_a_runtime_is_named_for_a_proof_only(andon: CommandLine) -> None:
+    """Without --prove nothing would be done with it."""
+    assert andon("doctor", "--runtime", "runsc").code == 2

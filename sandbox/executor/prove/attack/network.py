@@ -6,7 +6,7 @@ import socket
 from .attempts import Stopped, attempt, named
 
 METADATA = "169.254.169.254"
-_ANSWER_S = 0.7
+_ANSWER_S = 1.0
 _QUERY = b"\x13\x37\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05andon\x07invalid\x00\x00\x01\x00\x01"
 """A question of RFC 1035 for the address of andon.invalid."""
 _LEFT = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH}
@@ -21,13 +21,18 @@ def run(host: str, tcp_port: int, udp_port: int) -> None:
         tcp_port: Where it accepts connections.
         udp_port: Where it answers a name server's questions.
     """
-    if host:
-        attempt("network.tcp", lambda: _connect(host, tcp_port))
-        attempt("dns.query", lambda: _ask(host, udp_port))
+    attempt("network.tcp", lambda: _connect(_known(host), tcp_port))
+    attempt("dns.query", lambda: _ask(_known(host), udp_port))
     attempt("network.route", lambda: _route(socket.AF_INET, "192.0.2.1"))
     attempt("network.ipv6", lambda: _route(socket.AF_INET6, "2001:db8::1"))
     attempt("metadata.route", lambda: _route(socket.AF_INET, METADATA))
     attempt("metadata.tcp", lambda: _connect(METADATA, 80))
+
+
+def _known(host: str) -> str:
+    if not host:
+        raise Stopped("the engine has no default network")
+    return host
 
 
 def _connect(host: str, port: int) -> str:
