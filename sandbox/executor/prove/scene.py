@@ -112,15 +112,24 @@ def task_bundle() -> TaskBundle:
 
 
 @asynccontextmanager
-async def staged(runtime: DockerRuntime, image: str, *, state: Path, oci_runtime: str, link_for: LinkFor, uid: int) -> AsyncIterator[Scene]:
-    """Make the place; nothing of it is left, also if this process is killed."""
+async def staged(
+    runtime: DockerRuntime,
+    image: str,
+    *,
+    state: Path,
+    oci_runtime: str,
+    link_for: LinkFor,
+    uid: int,
+    around: Surroundings | None = None,
+) -> AsyncIterator[Scene]:
+    """Make the place; nothing of it is left, also if this process is killed. `around` is found out unless given."""
     proofs = state / "prove"
     await sweep_others(runtime, proofs)
     instance = f"prove-{secrets.token_hex(4)}"
     home = proofs / instance
     with ExitStack() as stack:
         stack.enter_context(held_state(home))
-        around = await surroundings(home, runtime.has_container, uid=uid)
+        around = around or await surroundings(home, runtime.has_container, uid=uid)
         sockets = around.sockets(instance)
         (home / INSTANCE_FILE).write_text(f"{sockets}\n{instance}")
         async with swept(runtime, home, sockets, instance):
