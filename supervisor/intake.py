@@ -1,5 +1,6 @@
 """A submission becomes a run, or is refused before a cent is spent; nothing after the first event is its matter (`orchestrator`)."""
 
+import asyncio
 import hashlib
 import re
 import secrets
@@ -18,6 +19,7 @@ from supervisor.gates.given import given_files, given_message
 from supervisor.gates.spec import Spec, parse_spec
 from supervisor.pipeline.definition import Pipeline, Stage
 from supervisor.pipeline.events import Intent, RunAccepted
+from supervisor.pipeline.hosts import asks_of_hosts, unserved
 from supervisor.pipeline.load import default_pipeline, load_pipeline
 from supervisor.pipeline.submit import SubmitRequest
 from supervisor.stages.agents import load_agent, override_path
@@ -28,6 +30,9 @@ from supervisor.stages.quality import checks_for
 PIPELINE_PATH = ".andon/pipeline.yaml"
 DOCKERFILE_PATH = ".andon/Dockerfile"
 DOCKERFILE_BYTES_MAX = 256 << 10
+HOSTS_WAIT_S = 10.0
+"""An embedded stack's executor, just started, says so within two."""
+HOSTS_LOOK_S = 0.2
 SLUG_TRIES_MAX = 1000
 """Runs of one derived slug in one repository."""
 
@@ -53,6 +58,8 @@ class Intake:
         *,
         check_spec: Callable[[str, str], Spec] = parse_spec,
         models: dict[str, str] | None = None,
+        strict: bool = False,
+        hosts_wait_s: float = HOSTS_WAIT_S,
         clock: Callable[[], float] = time.time,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -64,6 +71,8 @@ class Intake:
             prices: Models a run may use.
             check_spec: Parses a given specification from its text and source; raises `UsageError` if it is not one.
             models: A pipeline's model name to the one that is called; the configuration's `models:`.
+            strict: Every stage of every run is strict.
+            hosts_wait_s: How long a pipeline that asks for special hosts waits for the first of a pool to appear.
             clock: Unix seconds.
             entropy: Random bytes, for run ids and slugs.
         """
@@ -72,6 +81,8 @@ class Intake:
         self._prices = prices
         self._check_spec = check_spec
         self._models = models or {}
+        self._strict = strict
+        self._hosts_wait_s = hosts_wait_s
         self._clock = clock
         self._entropy = entropy
 
@@ -92,6 +103,7 @@ class Intake:
             raise UsageError("a replay needs a cassette")
         await self._mirror.import_base(request.base_commit, await self._link.get_blob(request.base_pack))
         pipeline, dockerfile_sha256 = await self._mirror.inspect([request.base_commit], lambda tree: self._examine(tree, request, slug))
+        await self._check_hosts(pipeline)
         now = self._clock()
         run = run_id(int(now * 1000), self._entropy(2))
         intent = Intent(
@@ -130,9 +142,25 @@ class Intake:
         )
         return Accepted(event, notices)
 
+    async def _check_hosts(self, pipeline: Pipeline) -> None:
+        """Refuse a pipeline that no host there could run; wait a little for hosts that only start."""
+        pools = asks_of_hosts(pipeline)
+        if not pools:
+            return
+        deadline = time.monotonic() + self._hosts_wait_s
+        while True:
+            beats = await self._link.executors()
+            present = {pool for beat in beats for pool in beat.pools}
+            if pools <= present or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(HOSTS_LOOK_S)
+        why = unserved(pipeline, beats)
+        if why:
+            raise UsageError(why)
+
     def _examine(self, tree: Tree, request: SubmitRequest, slug: str) -> tuple[Pipeline, str | None]:
         """Return the run's pipeline and the hash of its image recipe, after reading everything the stages will read."""
-        pipeline = _pipeline(tree, request)
+        pipeline = _strict(_pipeline(tree, request)) if request.strict or self._strict else _pipeline(tree, request)
         for stage in pipeline.stages:
             scope_for(stage, slug)
             if stage.role == "validate":
@@ -206,6 +234,10 @@ def _pipeline(tree: Tree, request: SubmitRequest) -> Pipeline:
         return load_pipeline(request.pipeline_yaml, request.pipeline_source or "--pipeline")
     text = text_at(tree, PIPELINE_PATH)
     return default_pipeline() if text is None else load_pipeline(text, PIPELINE_PATH)
+
+
+def _strict(pipeline: Pipeline) -> Pipeline:
+    return pipeline.model_copy(update={"stages": tuple(stage.model_copy(update={"strict": True}) for stage in pipeline.stages)})
 
 
 def _consented(tree: Tree, consented_sha256: str | None) -> str | None:

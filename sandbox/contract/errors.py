@@ -10,6 +10,7 @@ AndonError
 │   │   └── BrokerRefused it knows no such key, or is another one: trying again does not help
 │   ├── GitError          git itself failed (not: a tree was refused)
 │   └── ProviderError     the model's provider is down or capped, after retries
+├── ProtectionMissing     exit 2: a strict job, and this host cannot give every protection
 ├── Rejected              untrusted input was refused; never retried; the message is safe to show
 │   ├── UnsafePath        a path is absolute, climbs, or touches `.git`
 │   ├── RejectedTree      a tree an agent wrote is outside the published limits
@@ -65,6 +66,12 @@ class GitError(InfrastructureError):
 
 class ProviderError(InfrastructureError):
     """The model's provider is down, or its spend cap is reached, after retries."""
+
+
+class ProtectionMissing(AndonError):
+    """A job is strict and a protection is missing on the host it came to; the message says which."""
+
+    exit_code = 2
 
 
 class Rejected(AndonError):

@@ -4,12 +4,16 @@ A label is what a host says of itself, so matching chooses among the executors o
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
 LABELS_MAX = 32
+RESERVED = ("runtime.", "strict.")
+"""How names begin that executors give themselves, and jobs by their runtime: nobody chooses them."""
+RUNTIME_DEFAULT = "runc"
+_YES = "yes"
 
 LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z](?:[a-z0-9._-]{0,38}[a-z0-9])?$")]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9<>=][A-Za-z0-9._+:=-]{0,62}$")]
@@ -17,6 +21,27 @@ Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=LABELS_MAX)]
 
 _BOUND = re.compile(r"(>=|<=)([0-9]{1,15}(?:\.[0-9]{1,6})?)")
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,6})?")
+
+
+def of_runtime(name: str) -> str:
+    """Return the label of an executor whose engine has a runtime; none is needed for the default one."""
+    return f"runtime.{name}"
+
+
+def of_strict(name: str) -> str:
+    """Return the label of an executor that gives a runtime's sandboxes every protection, as far as it knows."""
+    return f"strict.{name}"
+
+
+def needed(runtime: str, *, strict: bool) -> dict[str, str]:
+    """Return the labels a job asks for by its runtime and its strictness."""
+    labels = {} if runtime == RUNTIME_DEFAULT else {of_runtime(runtime): _YES}
+    return {**labels, of_strict(runtime): _YES} if strict else labels
+
+
+def offered(runtimes: Iterable[str], whole: Iterable[str]) -> dict[str, str]:
+    """Return the labels of an executor with these runtimes, `whole` those of them that lack nothing."""
+    return {of_runtime(name): _YES for name in runtimes if name != RUNTIME_DEFAULT} | {of_strict(name): _YES for name in whole}
 
 
 def unmatched(wanted: Mapping[str, str], offered: Mapping[str, str]) -> list[str]:

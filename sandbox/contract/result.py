@@ -32,10 +32,11 @@ class Outcome(StrEnum):
 RETRYABLE = frozenset({Outcome.KILLED, Outcome.LOST})
 
 
-Cause = Literal["", "auth", "provider", "stale_cassette", "no_record", "cancelled"]
+Cause = Literal["", "auth", "provider", "stale_cassette", "no_record", "cancelled", "strict"]
 """Why the gateway or the supervisor ended an attempt, where the outcome alone does not give the exit code (DECISIONS G11, G12):
 auth → run fails, exit 2; provider (down or spend cap, after retries) → parked, exit 5; stale_cassette → fails, exit 2;
-no_record (the cassette ends here) → fails with the last verdict, exit 1; cancelled → we stopped it, no retry."""
+no_record (the cassette ends here) → fails with the last verdict, exit 1; cancelled → we stopped it, no retry;
+strict (a protection is missing) → fails, exit 2."""
 
 
 class Usage(Frozen):

@@ -14,6 +14,7 @@ from pathlib import Path
 from sandbox.bus import NatsExecutorLink
 from sandbox.contract.credentials import ExecutorCredentials, read_credentials
 from sandbox.contract.errors import AndonError, BrokerError, BrokerRefused
+from sandbox.contract.labels import RUNTIME_DEFAULT
 from sandbox.contract.wire import ExecutorLink
 from sandbox.executor.config import MIRROR_NAME, Host
 from sandbox.executor.daemon import Daemon
@@ -21,7 +22,8 @@ from sandbox.executor.images_of import ImageResolver
 from sandbox.executor.options import Options, config_of, disk_floor_mib, instance_of, read_options, state_of
 from sandbox.executor.packages import source_settings
 from sandbox.executor.place import surroundings
-from sandbox.executor.slots import NO_UID_OF_ITS_OWN, SlotPool, private_directory
+from sandbox.executor.protections import Proofs, labels_of, missing_by_default, missing_of_host
+from sandbox.executor.slots import UID_BASE, SlotPool, private_directory
 from sandbox.executor.state_lock import held_state
 from sandbox.gateway.registry_source import PackageSource
 from sandbox.gateway.upstream import Upstream
@@ -129,14 +131,17 @@ async def _host(options: Options, credentials: ExecutorCredentials, state: Path,
         stack.callback(runtime.close)
         facts = await runtime.facts()
         around = await surroundings(state, runtime.has_container, uid=os.getuid())
-        config = config_of(options, credentials, state, around, facts, environment)
+        missing = missing_of_host(around, facts)
+        config = config_of(options, credentials, state, around, facts, environment, labels_of(missing, facts))
         if not around.is_container:
             private_directory(config.sockets.parent)
         config.sockets.mkdir(mode=0o711, exist_ok=True)
         mirror = await Mirror.open(config.state / "mirrors" / MIRROR_NAME)
-        slots = SlotPool.lease(config.slots, state=config.state, sockets=config.sockets, locks=config.uid_locks)
+        uid_base = facts.users.slots_from(UID_BASE)
+        slots = SlotPool.lease(config.slots, state=config.state, sockets=config.sockets, locks=config.uid_locks, uid_base=uid_base)
         stack.callback(slots.close)
         link = await _connected(credentials, stack)
+        instance = f"{config.name}-{instance_of(state)}"
         about = {"host.name": socket.gethostname()}
         yield Host(
             config=config,
@@ -149,8 +154,11 @@ async def _host(options: Options, credentials: ExecutorCredentials, state: Path,
             exec_spans=Spans("andon-exec", config.release, {**about, "cicd.worker.id": config.name}),
             gateway_spans=Spans("andon-gw", config.release, about),
             agent_spans=Spans("andon-agent", config.release, about),
-            instance=f"{config.name}-{instance_of(state)}",
-            missing=(*facts.missing, *around.missing, *(() if config.uid_locks else (NO_UID_OF_ITS_OWN,))),
+            instance=instance,
+            missing=missing,
+            missing_by_default=missing_by_default(missing, facts),
+            # Of an embedded stack the command line has tried the default runtime before it started us.
+            shown=Proofs(runtime, facts, instance, config.state / "proven", known=[RUNTIME_DEFAULT] if options.is_embedded else []).shown,
             tool_environment={"LANG": "C.UTF-8"},
             packages=await stack.enter_async_context(PackageSource(package_settings, environment)),
         )

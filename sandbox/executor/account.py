@@ -15,6 +15,7 @@ from sandbox.executor.beside import beside
 from sandbox.executor.config import Host
 from sandbox.executor.ending import Ending
 from sandbox.executor.outputs import Outputs
+from sandbox.executor.protections import check_strict
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, Slot
 from sandbox.gateway.session import Session
 from sandbox.runtime.container_spec import Sandbox
@@ -37,20 +38,31 @@ class Account:
         self._grant = grant
         self._phase: Phase = "preparing"
         self._session: Session | None = None
+        self._shown: tuple[str, ...] = ()
         self._sandbox = SandboxRecord(uid=slot.uid, missing=() if slot.uid is not None else (NO_UID_OF_ITS_OWN,))
         self.started_at = time.time()
         self.trace = AttemptTrace(host, delivery, grant, self.started_at)
 
+    def showed(self, missing: tuple[str, ...]) -> None:
+        """Note what the runtime does without, as its first container showed."""
+        self._shown = missing
+
     def started(self, box: Sandbox, image: str, missing: tuple[str, ...]) -> None:
-        """Note what the sandbox is."""
+        """Note what the sandbox is, and refuse it if the job is strict and it lacks anything.
+
+        Raises:
+            ProtectionMissing: It is strict; nothing was assigned yet.
+        """
         self._phase = "running"
         self._sandbox = SandboxRecord(
             container_id=box.container_id,
             image_id=image,
             runtime=self._job.runtime,
             uid=self._sandbox.uid,
-            missing=tuple(dict.fromkeys((*self._host.missing, *self._sandbox.missing, *missing, *box.missing))),
+            missing=tuple(dict.fromkeys((*self._host.missing, *self._sandbox.missing, *missing, *box.missing, *self._shown))),
         )
+        if self._job.strict:
+            check_strict(self._sandbox.missing)
 
     def paused(self) -> None:
         """Note that the attempt stands still: its lease is in doubt."""

@@ -6,7 +6,7 @@ Everything it composes cleans up after itself, also when this is cancelled. New 
 import time
 
 from sandbox.contract.errors import AndonError
-from sandbox.contract.result import AttemptResult, Outcome
+from sandbox.contract.result import AttemptResult
 from sandbox.contract.wire import ClaimReply, Delivery
 from sandbox.executor.account import Account
 from sandbox.executor.config import Host
@@ -50,4 +50,4 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
                     await note.settle(account.draft(ending, outputs, session))
             return await account.result(ending, outputs, session)
     except (AndonError, OSError) as broken:
-        return await account.result(Ending(Outcome.LOST, str(broken)[:2_000]))
+        return await account.result(Ending.of(broken))

@@ -12,6 +12,7 @@ from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
 from sandbox.contract.wire import HEARTBEAT_S, LEASE_DOUBT_S, ExecutorLink
 from sandbox.executor.outbox import Outbox
+from sandbox.executor.protections import Show, nothing_shown
 from sandbox.executor.slots import SlotPool
 from sandbox.gateway.registry_source import PackageSource
 from sandbox.gateway.upstream import Upstream
@@ -83,9 +84,13 @@ class Host:
     instance: str
     """Label of every container of this executor; the sweep touches no other."""
     missing: tuple[str, ...]
-    """Protections this host cannot give, one line each."""
+    """Protections this host cannot give, one line each, whatever the runtime."""
     tool_environment: Mapping[str, str]
     """Environment of tools and checks in every sandbox of this host, e.g. a locale."""
+    missing_by_default: tuple[str, ...] = ()
+    """What a sandbox of the default runtime does without, for the life sign."""
+    shown: Show = nothing_shown
+    """What a runtime's first container shows to be missing."""
     packages: PackageSource | None = None
     """This host's package indexes, for stages that may install something; None: there are none."""
 

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sandbox.contract.errors import ProtectionMissing
 from sandbox.contract.job import JobSpec, Submission
 from sandbox.contract.result import Cause, Outcome
 from sandbox.gateway.tally import Failure
@@ -35,6 +36,11 @@ class Ending:
     outcome: Outcome
     reason: str = ""
     cause: Cause = ""
+
+    @classmethod
+    def of(cls, broken: Exception) -> "Ending":
+        """Return how an attempt ended that something around it broke."""
+        return cls(Outcome.LOST, str(broken)[:2_000], "strict" if isinstance(broken, ProtectionMissing) else "")
 
 
 class Cancel:

@@ -64,5 +64,5 @@ class LifeSign:
             held=self._ready.held,
             model="live" if self._host.upstream else "none",
             host=socket.gethostname(),
-            missing=self._host.missing,
+            missing=self._host.missing_by_default or self._host.missing,
         )

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
 from sandbox.contract.credentials import ExecutorCredentials
 from sandbox.contract.errors import ConfigError, UsageError
-from sandbox.contract.labels import LABELS_MAX, Labels
+from sandbox.contract.labels import LABELS_MAX, RESERVED, Labels
 from sandbox.contract.release import RELEASE
 from sandbox.executor.config import ExecutorConfig
 from sandbox.executor.place import Surroundings
@@ -76,6 +77,8 @@ def labels_of(given: list[str]) -> dict[str, str]:
             part = "name" if error.errors()[0]["loc"][-1] == "[key]" else "value"
             rule = "lower-case letters, digits, . _ -" if part == "name" else "1 to 63 letters, digits and . _ + : = -"
             raise UsageError(f"--label {each!r}: bad {part}; use {rule}") from None
+        if name.startswith(RESERVED):
+            raise UsageError(f"--label {each!r}: an executor says by itself which runtimes it has")
         labels[name] = value
     return labels
 
@@ -96,8 +99,9 @@ def config_of(
     around: Surroundings,
     facts: EngineFacts,
     environment: Mapping[str, str],
+    runtimes: Mapping[str, str] = MappingProxyType({}),
 ) -> ExecutorConfig:
-    """Return an executor's settings.
+    """Return an executor's settings; `runtimes` are the labels that say which runtimes it has.
 
     Raises:
         UsageError: Too many labels, or a variable makes no sense.
@@ -109,7 +113,7 @@ def config_of(
         uid_locks=around.uid_locks,
         no_quota=around.no_quota,
         pools=credentials.pools,
-        labels=_with_host_labels({**credentials.labels, **options.labels}, facts),
+        labels=_with_host_labels({**credentials.labels, **options.labels}, facts, runtimes),
         slots=options.slots,
         docker_host=environment.get("DOCKER_HOST"),
         disk_floor_mib=disk_floor_mib(environment),
@@ -122,15 +126,16 @@ def instance_of(state: Path) -> str:
     return sha256(os.fsencode(state)).hexdigest()[:8]
 
 
-def _with_host_labels(given: dict[str, str], facts: EngineFacts) -> dict[str, str]:
-    """Return the labels with what the host is: arch, os, cpus, mem (GiB); a person's own win."""
+def _with_host_labels(given: dict[str, str], facts: EngineFacts, runtimes: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels with what the host is: arch, os, cpus, mem (GiB); a person's own win, but not over its runtimes."""
     host = {
         "arch": facts.architecture or platform.machine(),
         "os": "linux",
         "cpus": str(facts.cpus),
         "mem": str(facts.memory_bytes >> 30),
     }
-    labels = {**host, **given}
+    own = {name: value for name, value in given.items() if not name.startswith(RESERVED)}
+    labels = {**host, **own, **runtimes}
     if len(labels) > LABELS_MAX:
         raise UsageError(f"{len(labels)} labels, with those of the host; at most {LABELS_MAX}")
     return labels

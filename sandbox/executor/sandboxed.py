@@ -115,6 +115,7 @@ async def running_sandbox(host: Host, job: JobSpec, slot: Slot, image: str, acco
     """Start the container; at the end it is dead and removed, whatever happened."""
     deadline = account.started_at + job.limits.wall_s + excused_s_max(job) + CONTAINER_GRACE_S
     spec = spec_of(slot, host.instance, job.limits, runtime=job.runtime, deadline=deadline)
+    account.showed(await host.shown(job.runtime, image, slot))
     with account.trace.starting(image) as span:
         box = await host.runtime.stand_by(spec, image)
         if span is not None:

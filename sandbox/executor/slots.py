@@ -1,7 +1,8 @@
 """Slots: a place for one attempt at a time, with a uid and directories of its own; not what runs in it (`attempt`).
 
-As root a slot's uid is 200000 + n, and n is leased host-wide by flock, so that two executors on one host never share a
-uid (DECISIONS D9, SANDBOX.md §0.5). As an ordinary user the caller's uid serves every slot, and the record says so.
+As root a slot's uid is 200000 + n, or with an engine that maps users one of those it maps; n is leased host-wide by flock, so that two
+executors on one host never share a uid (DECISIONS D9, SANDBOX.md §0.5). As an ordinary user the caller's uid serves every slot, and the
+record says so.
 """
 
 import asyncio
@@ -95,7 +96,7 @@ class SlotPool:
             self._free.put_nowait(slot)
 
     @classmethod
-    def lease(cls, count: int, *, state: Path, sockets: Path, locks: Path | None) -> "SlotPool":
+    def lease(cls, count: int, *, state: Path, sockets: Path, locks: Path | None, uid_base: int = UID_BASE) -> "SlotPool":
         """Lease `count` slots.
 
         Args:
@@ -103,10 +104,15 @@ class SlotPool:
             state: The executor's state directory; slots live in `slots/<n>`.
             sockets: Directory of socket directories; short (`/tmp/andon-<uid>/<instance>`).
             locks: Directory of host-wide uid locks, or None without root: then locks live in `state`.
+            uid_base: The user of slot 0; another one where the engine maps users.
 
         Raises:
             UsageError: Not enough free numbers, or a socket path would be too long for `sockaddr_un`.
         """
+
+        def own_uid(number: int) -> int | None:
+            return uid_base + number if locks is not None else None
+
         directory = locks or state / "locks"
         directory.mkdir(parents=True, exist_ok=True, mode=0o755)
         slots: list[Slot] = []
@@ -118,12 +124,12 @@ class SlotPool:
             if lock is None:
                 continue
             held.append(lock)
-            slots.append(_make(number, state, sockets, with_uid=locks is not None))
+            slots.append(_make(number, state, sockets, own_uid(number)))
         if len(slots) < count:
             raise UsageError(f"only {len(slots)} of {count} slots are free in {directory}; stop another executor or ask for fewer")
         names = [path.name for path in (state / "slots").iterdir() if path.name.isascii() and path.name.isdigit()]
         others = {int(name) for name in names} - {slot.number for slot in slots}
-        return cls(slots, held, [_slot(number, state, sockets, with_uid=locks is not None) for number in sorted(others)])
+        return cls(slots, held, [_slot(number, state, sockets, own_uid(number)) for number in sorted(others)])
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Slot]:
@@ -147,12 +153,12 @@ class SlotPool:
         self._locks = []
 
 
-def _slot(number: int, state: Path, sockets: Path, *, with_uid: bool) -> Slot:
-    return Slot(number, UID_BASE + number if with_uid else None, state / "slots" / str(number), sockets / str(number))
+def _slot(number: int, state: Path, sockets: Path, uid: int | None) -> Slot:
+    return Slot(number, uid, state / "slots" / str(number), sockets / str(number))
 
 
-def _make(number: int, state: Path, sockets: Path, *, with_uid: bool) -> Slot:
-    slot = _slot(number, state, sockets, with_uid=with_uid)
+def _make(number: int, state: Path, sockets: Path, uid: int | None) -> Slot:
+    slot = _slot(number, state, sockets, uid)
     path = slot.sockets / "gateway.sock"
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise UsageError(f"socket path {path} is longer than {SOCKET_PATH_BYTES_MAX} bytes; use a shorter socket directory")

@@ -57,7 +57,7 @@ print(json.dumps(said))
 
 
 async def prove_engine(
-    runtime: Runtime, image_id: str, *, instance: str, state: Path, sockets: Path, uid: int, gid: int, name: str = "runc"
+    runtime: Runtime, image_id: str, *, instance: str, state: Path, sockets: Path, uid: int, gid: int, number: int = 0, name: str = "runc"
 ) -> tuple[str, ...]:
     """Run one sandbox in directories like those of a slot and return what it does without, one line each; takes as long as one cold start.
 
@@ -69,6 +69,7 @@ async def prove_engine(
         sockets: Where slots' sockets live; likewise.
         uid: A slot's user.
         gid: A slot's group.
+        number: The slot's, for the label.
         name: The engine's runtime to try.
 
     Raises:
@@ -77,7 +78,7 @@ async def prove_engine(
     home, gateway = state / "proof", sockets / "proof"
     slot = SlotSpec(
         instance=instance,
-        slot=0,
+        slot=number,
         uid=uid,
         gid=gid,
         workspace=home / "workspace",

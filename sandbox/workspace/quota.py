@@ -21,6 +21,7 @@ from sandbox.workspace.removal import remove_tree
 BUSY_S_MAX = 2.0
 """How long an unmount waits for the last user before it detaches the file system instead."""
 
+NO_ROOT = "no quota mount without root: the workspace is a plain directory"
 _STACKED_MOUNTS_MAX = 8
 _MS_NOSUID, _MS_NODEV, _MS_PRIVATE = 2, 4, 1 << 18
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
@@ -62,6 +63,11 @@ async def workspace_filesystem(
             await in_thread(release_filesystem, path)
 
 
+def why_no_quota() -> str:
+    """Return why every workspace here will be a plain directory, as far as it is known beforehand; empty: one is tried."""
+    return "" if os.geteuid() == 0 else NO_ROOT
+
+
 def release_filesystem(path: Path) -> None:
     """Unmount whatever is mounted at `path` and delete the directory; nothing to do if it is absent.
 
@@ -98,8 +104,8 @@ def _set_up(path: Path, mib: int, inodes_max: int, uid: int, gid: int, no_quota:
 
 def _mount(path: Path, mib: int, inodes_max: int, uid: int, gid: int) -> Quota:
     """Mount a tmpfs, or return why there is none."""
-    if os.geteuid() != 0:
-        return Quota(kind="plain", reason="no quota mount without root: the workspace is a plain directory")
+    if why_no_quota():
+        return Quota(kind="plain", reason=why_no_quota())
     options = f"size={mib}m,nr_inodes={inodes_max},mode=0700,uid={uid},gid={gid}"
     if _libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", _MS_NOSUID | _MS_NODEV, options.encode()) != 0:
         why = os.strerror(ctypes.get_errno())

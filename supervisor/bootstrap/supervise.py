@@ -149,7 +149,7 @@ def _ports(place: Place, events: EventLog, link: NatsSupervisorLink, witness: Wi
     return Ports(
         log=events,
         link=link,
-        intake=Intake(mirror, link, shipped_prices(), models=models, check_spec=parse_spec),
+        intake=Intake(mirror, link, shipped_prices(), models=models, strict=place.config.strict, check_spec=parse_spec),
         dispatcher=Dispatcher(mirror, link, Bundler(mirror, link), models=models),
         queue=JobQueue(link),
         integrator=integrator,

@@ -140,6 +140,7 @@ async def request_for(client: Client, config: Config, options: Options, wanted: 
         warn_nano_usd=config.warn_nano_usd,
         dockerfile_sha256=base.dockerfile_sha256,
         traceparent=config.traceparent or "",
+        strict=config.strict,
         priority=config.priority,
         delivery="client" if config.is_remote else "supervisor",
         request_id=secrets.token_hex(16),

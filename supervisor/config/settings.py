@@ -40,6 +40,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "advertise": ("ANDON_ADVERTISE",),
     "broker_directory": ("ANDON_BROKER_DIRECTORY",),
     "priority": ("ANDON_PRIORITY",),
+    "strict": ("ANDON_STRICT",),
     "database_url": ("ANDON_DATABASE_URL",),
     "disk_floor_mib": ("ANDON_DISK_FLOOR_MIB",),
     "docker_host": ("DOCKER_HOST",),
@@ -124,6 +125,8 @@ class Config(Frozen):
     """Where the broker's keys and configuration lie that `andon fleet` changes; None: the embedded broker's."""
     priority: int = Field(5, ge=1, le=10)
     """Of a run's jobs; 10 is the most urgent."""
+    strict: bool = False
+    """Runs are refused where a sandbox would do without any protection; a pipeline's stages may say so for themselves."""
     database_url: str | None = Field(None, pattern=r"^postgres(?:ql)?(?:\+psycopg)?://", repr=False)
     """A PostgreSQL server that keeps the history; None: a file in the state directory. May hold a password: never printed."""
     disk_floor_mib: int = Field(1024, ge=0)

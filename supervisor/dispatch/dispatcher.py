@@ -16,6 +16,7 @@ from sandbox.contract.blob import BlobRef, Bucket, input_bucket
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.ids import job_id
 from sandbox.contract.job import Check, JobSpec
+from sandbox.contract.labels import needed
 from sandbox.contract.scope import WriteScope
 from sandbox.contract.wire import SupervisorLink
 from sandbox.mirror import Mirror
@@ -156,7 +157,7 @@ def _spec(run: RunState, command: Dispatch, stage: Stage, input_pack: BlobRef) -
         kind=command.kind,
         pool=stage.pool,
         priority=stage.priority or intent.priority,
-        labels=stage.labels,
+        labels={**stage.labels, **needed(stage.runtime, strict=stage.strict)},
         base_commit=command.base_commit,
         input_pack=input_pack,
         scope=scope_for(stage, intent.feature) if is_agent else WriteScope(),
@@ -164,6 +165,7 @@ def _spec(run: RunState, command: Dispatch, stage: Stage, input_pack: BlobRef) -
         network=stage.network,
         packages=stage.packages,
         runtime=stage.runtime,
+        strict=stage.strict,
         dockerfile_sha256=intent.dockerfile_sha256,
         mode=intent.mode,
         record=intent.record and is_agent,

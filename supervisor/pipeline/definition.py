@@ -41,6 +41,8 @@ class Stage(Frozen):
     """Decimal text, e.g. "2.50"."""
     limits: Limits = Limits()
     runtime: str = "runc"
+    strict: bool = False
+    """Refuse to run where any protection is missing."""
     pool: str = "default"
     labels: Labels = Field(default_factory=dict)
     """What an executor's labels have to match (`sandbox/contract/labels.py`)."""

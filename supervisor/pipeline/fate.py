@@ -75,6 +75,8 @@ def _of_cause(run: RunState, job: JobState, ended: AttemptEnded) -> Fate | None:
             )
         case "provider":
             return Fate(kind="park", exit_code=5, stage=stage, check="model", reason=reason or "the model's provider is down")
+        case "strict":
+            return Fate(kind="fail", exit_code=2, stage=stage, check="strict", reason=reason)
         case "" | "cancelled":
             return None
         case _:

@@ -66,7 +66,8 @@ class _Common(_Form):
     pids_max: int | None = Field(None, ge=16, le=32_768)
     workspace_mib: int | None = Field(None, ge=16, le=1 << 20)
     workspace_inodes_max: int | None = Field(None, ge=1_000, le=1 << 30)
-    runtime: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
+    runtime: str | None = Field(None, pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,29}[a-z0-9])?$")
+    strict: bool | None = None
     pool: str | None = Field(None, pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?$")
     labels: Labels | None = None
     priority: int | None = Field(None, ge=1, le=PRIORITY_MAX)
@@ -203,6 +204,7 @@ def _stage(form: _StageForm, defaults: _Common, source: str) -> Stage:
         budget_usd=_usd(form.budget_usd, at),
         limits=Limits(**limits),
         runtime=common["runtime"] or "runc",
+        strict=common["strict"] or False,
         pool=common["pool"] or "default",
         labels=common["labels"] or {},
         priority=common["priority"],

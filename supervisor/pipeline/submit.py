@@ -39,6 +39,8 @@ class SubmitRequest(Frozen):
     dockerfile_sha256: str | None = None
     """Hash of `.andon/Dockerfile` the person consented to; a base commit with another one is refused."""
     traceparent: str = ""
+    strict: bool = False
+    """Every stage is strict, whatever the pipeline says."""
     priority: int = Field(PRIORITY_DEFAULT, ge=1, le=PRIORITY_MAX)
     """10 is the most urgent; a stage of the pipeline may say otherwise for its own jobs."""
     delivery: Literal["supervisor", "client"] = "supervisor"
