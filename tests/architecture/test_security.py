@@ -84,3 +84,11 @@ def test_security_names_tests_that_exist():
             missing.append(name)
 
     assert missing == []
+
+
+def test_every_promise_names_a_test():
+    """P1 to P28, each once."""
+    rows = re.findall(r"(?m)^\| (P\d+) \| ([^|]+) \| (.*) \|$", (ROOT / "SECURITY.md").read_text())
+
+    assert [number for number, _, _ in rows] == [f"P{number}" for number in range(1, 29)]
+    assert [number for number, _, cell in rows if not _named_tests(cell)] == []
