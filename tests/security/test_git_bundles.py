@@ -176,14 +176,17 @@ async def test_history_that_is_not_one_commit_on_the_base_is_refused(liar: Liar)
 
 
 @pytest.mark.abuse("N11")
-async def test_more_than_one_commit_and_tags_are_refused(liar: Liar):
-    """A chain of commits would bring history nobody judged; so would a tag."""
+async def test_more_than_one_commit_and_tags_are_refused(liar: Liar, tmp_path: Path):
+    """A chain of commits would bring history nobody judged; so would a tag. The control: plain git takes the chain."""
     chain = _only_a_tree(liar)
     tagged = _only_a_tree(liar)
     commit = tagged.commit(tagged.last)
     tagged.store("tag", f"object {commit}\ntype commit\ntag v1\ntagger a <a@b> 0 +0000\n\nm\n".encode())
 
-    assert "more than one commit" in await refusal(chain, chain.bundle(chain.commit(chain.last, chain.commit(chain.last))))
+    second = chain.commit(chain.last, chain.commit(chain.last))
+    assert "more than one commit" in await refusal(chain, chain.bundle(second))
+    naive = taken_by_plain_git(chain, chain.bundle(second), tmp_path)
+    assert naive_git(naive, "rev-list", "--count", f"{liar.base}..{second}").strip() == b"2", "the control"
     assert "or a tag" in await refusal(tagged, tagged.bundle(commit))
 
 
