@@ -1,8 +1,8 @@
 """Leads from 127.0.0.1 to the gateway's socket, for programs that speak TCP only; it reads nothing of what passes, and decides nothing.
 
 `forwarding` runs it as a process of its own, so that the gateway sees another peer than the agent, and answers 403 on the
-routes that are the agent's alone (DECISIONS D18). A thread of the agent that calls `forward` would lend its identity to
-every process of the sandbox.
+routes that are the agent's alone (DECISIONS D18). A thread of the agent that calls `forward` lends its identity to whom
+`admits` lets in: for the process of a foreign agent (`drivers/route`), never for tools.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -60,8 +60,8 @@ def listening(port: int) -> socket.socket:
     return listener
 
 
-def forward(listener: socket.socket, gateway: str) -> None:
-    """Forward every connection to the gateway's socket; never returns."""
+def forward(listener: socket.socket, gateway: str, admits: Callable[[socket.socket], bool] = lambda _: True) -> None:
+    """Forward every connection that `admits` lets pass to the gateway's socket; one it does not, it closes. Never returns."""
     listener.setblocking(False)
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
@@ -69,16 +69,20 @@ def forward(listener: socket.socket, gateway: str) -> None:
         while True:
             for key, _ in selector.select():
                 if key.fileobj is listener:
-                    pairs |= _accepted(listener, gateway, selector)
+                    pairs |= _accepted(listener, gateway, selector, admits)
                 elif key.data in pairs and not key.data.move():
                     pairs.remove(key.data)
             _listen_if(len(pairs) < CONNECTIONS_MAX, listener, selector)
 
 
-def _accepted(listener: socket.socket, gateway: str, selector: selectors.BaseSelector) -> "set[_Pair]":
-    """Return one more connection, none if its client or the gateway is gone."""
+def _accepted(
+    listener: socket.socket, gateway: str, selector: selectors.BaseSelector, admits: Callable[[socket.socket], bool]
+) -> "set[_Pair]":
+    """Return one more connection, none if its client or the gateway is gone, or it may not pass."""
     try:
         client, _ = listener.accept()
+        if not admits(client):
+            return set()
     except OSError:
         return set()
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

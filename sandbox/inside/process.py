@@ -30,8 +30,26 @@ class CommandNotStarted(Exception):
     """The command's program is not there or cannot be executed."""
 
 
-def run_process(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float, sink: Callable[[bytes], None]) -> Ended:
-    """Run a command without standard input, giving stdout and stderr, merged, to `sink` as they come.
+def run_process(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout_s: float,
+    sink: Callable[[bytes], None],
+    reads: Path = Path(os.devnull),
+    on_start: Callable[[int], None] = lambda _: None,
+) -> Ended:
+    """Run a command, giving stdout and stderr, merged, to `sink` as they come.
+
+    Args:
+        argv: Its words.
+        cwd: Where it runs.
+        env: All of its environment.
+        timeout_s: When it is killed.
+        sink: Takes its output.
+        reads: The file that is its standard input; nothing by default.
+        on_start: Told its process id.
 
     Raises:
         CommandNotStarted: No such program, not executable, or its arguments are too long.
@@ -40,13 +58,13 @@ def run_process(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeo
     read_fd, write_fd = os.pipe()
     try:
         try:
-            process = subprocess.Popen(
-                argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=write_fd, stderr=write_fd, start_new_session=True
-            )
+            with reads.open("rb") as stdin:
+                process = subprocess.Popen(argv, cwd=cwd, env=env, stdin=stdin, stdout=write_fd, stderr=write_fd, start_new_session=True)
         except (OSError, ValueError) as error:
             raise CommandNotStarted(f"{argv[0]}: {error}") from error
         finally:
             os.close(write_fd)
+        on_start(process.pid)
         try:
             in_time = _pump(process.pid, read_fd, started + timeout_s, sink)
         finally:
