@@ -5,6 +5,7 @@ All of it stands in the record of each job; a job that is strict is refused for 
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from hashlib import sha256
@@ -35,12 +36,21 @@ async def nothing_shown(_runtime: str, _image: str, _slot: Slot) -> tuple[str, .
     return ()
 
 
-def missing_of_host(around: Surroundings, facts: EngineFacts, *, git: tuple[int, ...] | None = None) -> tuple[str, ...]:
-    """Return what no sandbox of this host has, whatever its runtime, as far as it is known beforehand; one line each."""
+def missing_of_host(
+    around: Surroundings, facts: EngineFacts, *, git: tuple[int, ...] | None = None, uid: int | None = None
+) -> tuple[str, ...]:
+    """Return what no sandbox of this host has, whatever its runtime, as far as it is known beforehand; one line each.
+
+    Args:
+        around: Where this executor runs.
+        facts: Its engine.
+        git: Its git's version, asked unless given.
+        uid: Who it is, asked unless given.
+    """
     lines = [*facts.missing, *around.missing]
     if around.uid_locks is None:
         lines.append(NO_UID_OF_ITS_OWN)
-    quota = around.no_quota or why_no_quota()
+    quota = around.no_quota or why_no_quota(os.geteuid() if uid is None else uid)
     if quota:
         lines.append(quota if "plain directory" in quota else f"{quota}: the workspace is a plain directory")
     version = git_version() if git is None else git

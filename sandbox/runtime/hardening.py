@@ -103,7 +103,7 @@ def _host_config(slot: SlotSpec, facts: EngineFacts, hosts: Path) -> dict[str, A
         "Privileged": False,
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
-        "SecurityOpt": security_options(facts),
+        "SecurityOpt": security_options(facts, slot.runtime),
         "MaskedPaths": list(MASKED_PATHS),
         "ReadonlyPaths": list(READONLY_PATHS),
         "Mounts": [
@@ -157,16 +157,23 @@ def resources(slot: SlotSpec, facts: EngineFacts) -> dict[str, Any]:
     }
 
 
-def security_options(facts: EngineFacts) -> list[str]:
+def security_options(facts: EngineFacts, runtime: str = "runc") -> list[str]:
     """Return the options of the hardening; AppArmor's default profile needs none, SELinux cannot serve the socket."""
-    options = ["no-new-privileges:true", f"seccomp={seccomp_profile()}"]
+    options = ["no-new-privileges:true", f"seccomp={seccomp_profile(for_gvisor=runtime in facts.gvisor)}"]
     return [*options, "label=disable"] if facts.has_selinux else options
 
 
 @cache
-def seccomp_profile() -> str:
-    """Return our system call filter, compact: the engine takes the content, not a path (DECISIONS D21)."""
+def seccomp_profile(*, for_gvisor: bool = False) -> str:
+    """Return our system call filter, compact: the engine takes the content, not a path (DECISIONS D21).
+
+    gVisor answers whatever a filter refuses with EPERM, so that its C library would not fall back from clone3, and no thread would
+    start: there the call is allowed. A user namespace made by it is one of gVisor's own kernel, not of the host's.
+    """
     profile = json.loads(files("sandbox.runtime").joinpath("seccomp.json").read_text())
+    if for_gvisor:
+        rules = [rule for rule in profile["syscalls"] if rule["names"] != ["clone3"]]
+        profile["syscalls"] = [*rules, {"names": ["clone3"], "action": "SCMP_ACT_ALLOW"}]
     return json.dumps(profile, separators=(",", ":"))
 
 

@@ -63,9 +63,9 @@ async def workspace_filesystem(
             await in_thread(release_filesystem, path)
 
 
-def why_no_quota() -> str:
-    """Return why every workspace here will be a plain directory, as far as it is known beforehand; empty: one is tried."""
-    return "" if os.geteuid() == 0 else NO_ROOT
+def why_no_quota(uid: int) -> str:
+    """Return why every workspace of this user will be a plain directory, as far as it is known beforehand; empty: a mount is tried."""
+    return "" if uid == 0 else NO_ROOT
 
 
 def release_filesystem(path: Path) -> None:
@@ -104,8 +104,8 @@ def _set_up(path: Path, mib: int, inodes_max: int, uid: int, gid: int, no_quota:
 
 def _mount(path: Path, mib: int, inodes_max: int, uid: int, gid: int) -> Quota:
     """Mount a tmpfs, or return why there is none."""
-    if why_no_quota():
-        return Quota(kind="plain", reason=why_no_quota())
+    if reason := why_no_quota(os.geteuid()):
+        return Quota(kind="plain", reason=reason)
     options = f"size={mib}m,nr_inodes={inodes_max},mode=0700,uid={uid},gid={gid}"
     if _libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", _MS_NOSUID | _MS_NODEV, options.encode()) != 0:
         why = os.strerror(ctypes.get_errno())

@@ -35,14 +35,15 @@ async def ensure_host(config: Config, say: Say) -> None:
 async def _prove_once(runtime: DockerRuntime, image: str, state: StateDirectory, say: Say) -> None:
     """Start one container like a job's, once for each engine and image (DECISIONS G15)."""
     facts = await runtime.facts()
-    key = hashlib.sha256(f"{facts.endpoint} {facts.version} {image}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{facts.endpoint} {facts.version} {facts.security_options} {image}".encode()).hexdigest()[:16]
     proven = state.root / "proven" / key
     if proven.exists():
         return
     say(f"trying container engine {facts.version} with one container")
     proven.parent.mkdir(mode=0o700, exist_ok=True)
     sockets = private_directory(Path("/tmp") / f"andon-{os.getuid()}")  # noqa: S108 - short on purpose; owner and mode are checked
-    uid, gid = (UID_BASE, UID_BASE) if os.getuid() == 0 else (os.getuid(), os.getgid())
+    first = facts.users.slots_from(UID_BASE)
+    uid, gid = (first, first) if os.getuid() == 0 else (os.getuid(), os.getgid())
     # Directories of this process alone: two first runs may begin at once, of one state directory or of two.
     with TemporaryDirectory(dir=proven.parent) as slot, TemporaryDirectory(dir=sockets, prefix="p") as socket:
         await prove_engine(runtime, image, instance=f"proof-{os.getpid()}", state=Path(slot), sockets=Path(socket), uid=uid, gid=gid)

@@ -256,3 +256,31 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait(_STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
+
+
+@contextlib.contextmanager
+def rootless_engine(as_user: tuple[str, ...], home: Path) -> Iterator[str]:
+    """Run Debian's engine as an ordinary user, whose command lines begin with `as_user` and who owns `home`; yield its address.
+
+    Raises:
+        NotHereError: This machine cannot give it.
+    """
+    programs = _debian_programs()
+    recipe("debian-tools")
+    state = home / "rootless"
+    start = (
+        f"mkdir -m 700 {state} && echo {{}} > {state}/daemon.json && "
+        f"exec rootlesskit --net=host --state-dir={state}/kit --copy-up=/etc --copy-up=/run --propagation=rslave "
+        f"dockerd --rootless --config-file {state}/daemon.json --data-root {state}/data --exec-root {state}/exec --pidfile {state}/pid "
+        f"--host unix://{state}/docker.sock --bridge none --iptables=false --ip6tables=false"
+    )
+    # Outside, so that it shares no network with the machine although it asks for no other.
+    command = ["setpriv", "--pdeathsig", "TERM", "unshare", "--net", *as_user, "sh", "-ec", start]
+    environment = {"HOME": str(home), "XDG_RUNTIME_DIR": str(state), "PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"}
+    with tempfile.NamedTemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=home) as process:
+        SESSION_PROCESSES.add(process.pid)
+        try:
+            _wait_ready(process, f"unix://{state}/docker.sock", Path(log.name))
+            yield f"unix://{state}/docker.sock"
+        finally:
+            _stop(process)

@@ -70,6 +70,25 @@ async def test_a_sandbox_of_gvisor_is_known_to_be_one(docker_runtime: DockerRunt
     assert "no agent pin" in begins(box.missing)
 
 
+@ON_RUNSC
+async def test_threads_start_under_gvisor_and_a_tracer_does_not(docker_runtime: DockerRuntime, agent_image: str, a_slot: SlotBuilder):
+    """Its filter knows no answer but EPERM, which clone3 must not get; the rest of our list holds."""
+    program = (
+        "import ctypes, threading; libc = ctypes.CDLL(None, use_errno=True)\n"
+        "thread = threading.Thread(target=print, args=('thread',)); thread.start(); thread.join()\n"
+        "for number in (101, 272, 425): print(libc.syscall(number, 0, 0, 0), ctypes.get_errno())"  # ptrace, unshare, io_uring_setup
+    )
+
+    box = await docker_runtime.stand_by(a_slot(runtime="runsc", command=("/opt/andon/bin/python", "-I", "-c", program)), agent_image)
+    try:
+        await box.wait()
+        log = (await box.log()).decode()
+    finally:
+        await box.remove()
+
+    assert log.splitlines() == ["thread", "-1 1", "-1 1", "-1 1"]
+
+
 @ON_MAPPING
 async def test_an_engine_that_maps_users_serves_a_user_it_maps(docker_runtime: DockerRuntime, agent_image: str, tmp_path: Path):
     """The sandbox writes as the slot's user of the host and reaches the socket; the second boundary stays up."""
@@ -108,3 +127,12 @@ async def test_a_user_the_engine_does_not_map_goes_without_and_it_is_said(docker
     missing = await proved(docker_runtime, agent_image, tmp_path, uid=UID)
 
     assert NOT_MAPPED in missing
+
+
+@pytest.mark.parametrize("engine", ["apart"], indirect=True)
+async def test_an_engine_that_carries_files_and_no_sockets_is_found_by_a_round_trip(
+    docker_runtime: DockerRuntime, agent_image: str, tmp_path: Path
+):
+    """As in a virtual machine: what is written arrives, the socket is there to see, and nobody answers at it."""
+    with pytest.raises(EngineError, match=r"cannot serve here: in a first container, connect: Connection refused .*docs/engines.md"):
+        await proved(docker_runtime, agent_image, tmp_path)

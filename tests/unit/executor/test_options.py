@@ -36,6 +36,8 @@ ID = "a" * 64
         (["--creds", "f", "--label", "GPU=1"], "bad name"),
         (["--creds", "f", "--label", "gpu="], "bad value"),
         (["--creds", "f", "--label", "gpu=a b"], "bad value"),
+        (["--creds", "f", "--label", "runtime.runsc=yes"], "says by itself"),
+        (["--creds", "f", "--label", "strict.runc=yes"], "says by itself"),
         (["--creds", "f", "--cred", "g"], "unrecognized"),
         (["--creds", "f", "more"], "unrecognized"),
     ],
@@ -67,6 +69,15 @@ def test_labels_come_from_the_host_the_credentials_and_the_command_line_in_this_
     config = config_of(options, CREDENTIALS, Path("/s"), HERE, FACTS, {})
 
     assert config.labels == {"arch": "told", "os": "linux", "cpus": "4", "mem": "4", "disk": "ssd"}
+
+
+def test_nobody_else_says_which_runtimes_a_host_has():
+    """Neither the credentials' labels: a job would go where its runtime is not."""
+    lying = CREDENTIALS.model_copy(update={"labels": {"runtime.kata": "yes", "strict.runc": "yes"}})
+
+    config = config_of(read_options(["--creds", "f"]), lying, Path("/s"), HERE, FACTS, {}, {"runtime.runsc": "yes"})
+
+    assert {name for name in config.labels if "." in name} == {"runtime.runsc"}
 
 
 def test_the_host_says_its_memory_in_whole_gib():

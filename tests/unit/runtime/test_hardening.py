@@ -191,3 +191,15 @@ def test_a_slot_that_breaks_a_wall_cannot_be_described(changes: dict[str, Any]):
     """Root, a label that could match another's, a runtime that is a path: refused before the engine is asked."""
     with pytest.raises(ValueError, match=next(iter(changes))):
         slot(**changes)
+
+
+def test_gvisor_alone_may_use_clone3():
+    """It would answer EPERM where our list says ENOSYS, and no thread would start; for every other runtime the list is as it is."""
+    ours, for_gvisor = (json.loads(seccomp_profile(for_gvisor=is_gvisor))["syscalls"] for is_gvisor in (False, True))
+    told = facts(runtimes=("runc", "runsc"), gvisor=("runsc",))
+
+    assert [rule["action"] for rule in ours if "clone3" in rule["names"]] == ["SCMP_ACT_ERRNO"]
+    assert [rule["action"] for rule in for_gvisor if "clone3" in rule["names"]] == ["SCMP_ACT_ALLOW"]
+    assert [rule for rule in ours if rule["names"] != ["clone3"]] == [rule for rule in for_gvisor if rule["names"] != ["clone3"]]
+    assert security_options(told, "runsc")[1] == f"seccomp={seccomp_profile(for_gvisor=True)}"
+    assert security_options(told, "runc")[1] == f"seccomp={seccomp_profile()}"
