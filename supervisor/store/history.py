@@ -1,10 +1,10 @@
-"""What the history in SQL is asked: runs, newest first, and what they came to together. Reads only; who writes it is `projection.py`."""
+"""What the history in SQL is asked: runs and what they came to, calls and what they cost. Reads only; who writes it is `projection.py`."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy
@@ -13,12 +13,15 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import Usage
+from supervisor.pipeline.costs import UNKNOWN_MODEL, Call
 from supervisor.pipeline.run import State
-from supervisor.store.history_tables import SCHEMA_VERSION, attempts, jobs, position, runs
+from supervisor.store.history_tables import SCHEMA_VERSION, attempts, calls, jobs, position, runs
 from supervisor.store.projection import ANSWER_S, HistoryAway, psycopg_url
 
 QUERY_S: Final = 30
 """How long a server may work on one question."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,19 @@ def ask(file: Path, url: str | None, question: Question) -> tuple[list[PastRun],
     Raises:
         HistoryAway: The database cannot be read; the message says why.
     """
+    return _read(file, url, lambda connection: (_rows(connection, question), _sum(connection, question)))
+
+
+def paid_calls(file: Path, url: str | None, since: float) -> list[Call] | None:
+    """Return every model call that was settled since then (Unix seconds), of all runs; None if there is no history yet.
+
+    Raises:
+        HistoryAway: The database cannot be read; the message says why.
+    """
+    return _read(file, url, lambda connection: _calls(connection, since))
+
+
+def _read(file: Path, url: str | None, read: Callable[[Connection], T]) -> T | None:
     if not url and not file.exists():
         return None
     engine = _server(url) if url else _file(file)
@@ -89,7 +105,7 @@ def ask(file: Path, url: str | None, question: Question) -> tuple[list[PastRun],
                 raise HistoryAway(
                     f"the history has version {found}, this andon knows {SCHEMA_VERSION}; the supervisor that keeps it decides"
                 )
-            return _rows(connection, question), _sum(connection, question)
+            return read(connection)
     except DBAPIError as error:
         raise HistoryAway(f"the history cannot be read: {' '.join(str(error.orig).split())[:300]}") from None
     except SQLAlchemyError as error:
@@ -111,6 +127,34 @@ def _rows(connection: Connection, question: Question) -> list[PastRun]:
     return [_past(row, rounds.get(row.run_id, 1) - 1, executors.get(row.run_id, [])) for row in found]
 
 
+def _calls(connection: Connection, since: float) -> list[Call]:
+    # Jobs and runs by an outer join: of a call whose job the history lacks, the money is still gone.
+    of = calls.outerjoin(jobs, jobs.c.job_id == calls.c.job_id).outerjoin(runs, runs.c.run_id == calls.c.run_id)
+    wanted = select(calls, jobs.c.stage, runs.c.feature).select_from(of).where(calls.c.settled_at >= since).order_by(calls.c.settled_at)
+    return [
+        Call(
+            run_id=row.run_id,
+            feature=row.feature or "",
+            stage=row.stage or "",
+            model=row.model or UNKNOWN_MODEL,
+            at=row.settled_at,
+            nano_usd=row.cost_nano_usd,
+            usage=_usage(row),
+            unsettled=row.unsettled,
+        )
+        for row in connection.execute(wanted)
+    ]
+
+
+def _usage(row: Row[Any]) -> Usage:
+    return Usage(
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cache_read_input_tokens=row.cache_read_tokens,
+        cache_write_input_tokens=row.cache_write_tokens,
+    )
+
+
 def _past(row: Row[tuple[object, ...]], reworks: int, executors: Sequence[str]) -> PastRun:
     end = row.last_at if row.ended_at is None else row.ended_at
     return PastRun(
@@ -128,12 +172,7 @@ def _past(row: Row[tuple[object, ...]], reworks: int, executors: Sequence[str]) 
         accepted_at=row.accepted_at,
         duration_s=max(0.0, end - row.accepted_at),
         cost_nano_usd=row.cost_nano_usd,
-        usage=Usage(
-            input_tokens=row.input_tokens,
-            output_tokens=row.output_tokens,
-            cache_read_input_tokens=row.cache_read_tokens,
-            cache_write_input_tokens=row.cache_write_tokens,
-        ),
+        usage=_usage(row),
         reworks=reworks,
         executors=tuple(executors),
     )

@@ -73,15 +73,15 @@ class Story:
             )
         )
 
-    def paid(self, stage: str, nano_usd: int, tokens: int = 1_000, round_: int = 1, attempt: int = 1) -> "Story":
+    def paid(
+        self, stage: str, nano_usd: int, tokens: int = 1_000, round_: int = 1, attempt: int = 1, model: str = "", *, unsettled: bool = False
+    ) -> "Story":
         """Make one model call."""
-        job = job_id(self.run, stage, round_)
-        call = f"call-{len(self.log)}"
-        self._add(ev.BudgetReserved(run_id=self.run, at=self.at, job_id=job, attempt=attempt, call_id=call, nano_usd=nano_usd * 2))
+        call = {"run_id": self.run, "job_id": job_id(self.run, stage, round_), "attempt": attempt, "call_id": f"call-{len(self.log)}"}
+        self._add(ev.BudgetReserved.model_validate(call | {"at": self.at, "nano_usd": nano_usd * 2, "model": model}))
         usage = Usage(input_tokens=tokens, output_tokens=tokens // 10)
-        return self._add(
-            ev.BudgetSettled(run_id=self.run, at=self.at, job_id=job, attempt=attempt, call_id=call, nano_usd=nano_usd, usage=usage)
-        )
+        paid = {"at": self.at, "nano_usd": nano_usd, "usage": usage, "unsettled": unsettled}
+        return self._add(ev.BudgetSettled.model_validate(call | paid))
 
     def ended(
         self,
