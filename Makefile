@@ -95,6 +95,10 @@ chaos: ## break things at random, 300 times, and look at what became of the runs
 	@images/setup.sh dev engine images
 	@$(bin)/python -m tests.chaos
 
+.PHONY: fuzz
+fuzz: dev ## search for inputs that break a parser, for ten minutes (ANDON_FUZZ_SEED=… again, ARGS="--keep")
+	@set -f; exec $(bin)/python -m tests.fuzz $$ANDON_MAKE_ARGS
+
 .PHONY: cassette
 cassette: ## record the shipped sample's cassette anew, from the scripted model
 	@images/setup.sh dev engine images

@@ -36,7 +36,7 @@ class AnExecutor:
         self._job = job
 
     async def attempt(self) -> AttemptResult:
-        """Run one attempt of a job that does nothing, from its claim to its result."""
+        """Run one attempt of the job, from its claim to its result."""
         fields = self._job.model_dump() | {"run_id": (run := run_id(time.time_ns() // 1_000_000, os.urandom(2)))}
         job = JobSpec.model_validate(fields | {"job_id": job_id(run, self._job.stage, 1)})
         parent = span_id(attempt_path(run, job.stage, 1, 1))
@@ -49,8 +49,8 @@ class AnExecutor:
 
 
 @asynccontextmanager
-async def an_executor(docker_url: str, slots: int = 1) -> AsyncIterator[AnExecutor]:
-    """Set one up on an engine that has the agent image, at work on the sample repository, `slots` attempts at once."""
+async def an_executor(docker_url: str, slots: int = 1, command: tuple[str, ...] = ("true",)) -> AsyncIterator[AnExecutor]:
+    """Set one up on an engine that has the agent image: `slots` attempts at once run `command` in the sample repository."""
     # Short: a socket's path has at most 60 bytes here.
     with tempfile.TemporaryDirectory(prefix="andon-bench-", dir="/tmp") as scratch:
         top, broker = Path(scratch), MemoryBroker()
@@ -66,7 +66,7 @@ async def an_executor(docker_url: str, slots: int = 1) -> AsyncIterator[AnExecut
             async with MemorySupervisorLink.connect(broker) as supervisor, MemoryExecutorLink.connect(broker, _NAME) as link:
                 mirror = await Mirror.open(config.state / "mirror.git")
                 pack = await supervisor.put_blob("base", taken.pack, input_bucket("default"))
-                yield AnExecutor(_host(config, link, mirror, runtime, pool), _job(taken.commit, pack))
+                yield AnExecutor(_host(config, link, mirror, runtime, pool), _job(taken.commit, pack, command))
         finally:
             pool.close()
             runtime.close()
@@ -90,7 +90,7 @@ def _host(config: ExecutorConfig, link: MemoryExecutorLink, mirror: Mirror, runt
     )
 
 
-def _job(commit: str, pack: BlobRef) -> JobSpec:
+def _job(commit: str, pack: BlobRef, command: tuple[str, ...]) -> JobSpec:
     run = "0000000000"
     return JobSpec(
         job_id=job_id(run, "validate", 1),
@@ -102,5 +102,5 @@ def _job(commit: str, pack: BlobRef) -> JobSpec:
         kind="checks",
         base_commit=commit,
         input_pack=pack,
-        checks=(Check(name="nothing", argv=("true",)),),
+        checks=(Check(name="nothing", argv=command),),
     )

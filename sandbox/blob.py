@@ -157,7 +157,7 @@ async def _record(streams: Streams, ref: BlobRef) -> dict[str, Any]:
         raise BrokerError(f"object {ref.name} is not in {ref.bucket}")
     try:
         record = json.loads(found[0].data)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise Rejected(f"the record of object {ref.name} in {ref.bucket} cannot be read")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 SOURCE_BYTES_MAX = 512 << 10
+NUMBER_BITS_MAX = 8_192
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 STAR = "*"
@@ -59,7 +60,7 @@ def parse(data: bytes) -> ast.Module:
         text = data.decode(encoding)
         with _one_at_a_time, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an invalid escape in their text is not our warning
-            return ast.parse(text)
+            module = ast.parse(text)
     except SyntaxError as error:
         raise BadSource(f"is not Python: {error.msg} (line {error.lineno or 1})") from error
     except (RecursionError, MemoryError) as error:
@@ -70,6 +71,14 @@ def parse(data: bytes) -> ast.Module:
         if isinstance(error, BadSource):
             raise
         raise BadSource(f"is not Python: {error}") from error
+    if any(_is_unprintable(node) for node in ast.walk(module)):
+        raise BadSource(f"holds a number of more than {NUMBER_BITS_MAX} bits")
+    return module
+
+
+def _is_unprintable(node: ast.AST) -> bool:
+    """Return whether `ast.unparse` would fail: Python writes no integer of more than 4,300 digits."""
+    return isinstance(node, ast.Constant) and type(node.value) is int and node.value.bit_length() > NUMBER_BITS_MAX
 
 
 def surface_of(module: ast.Module) -> Surface:

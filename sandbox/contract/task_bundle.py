@@ -3,8 +3,9 @@
 import hashlib
 import json
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from sandbox.contract.errors import Rejected
 from sandbox.contract.model import Frozen
 from sandbox.contract.scope import checked_path
 
@@ -28,11 +29,14 @@ class TaskBundle(Frozen):
         """Parse canonical bytes.
 
         Raises:
-            ValueError: Too large, not JSON, or a path is unsafe.
+            Rejected: Too large, not JSON, or a path is unsafe.
         """
         if len(data) > BUNDLE_BYTES_MAX:
-            raise ValueError(f"task bundle of {len(data)} bytes; at most {BUNDLE_BYTES_MAX}")
-        bundle = cls.model_validate_json(data)
+            raise Rejected(f"task bundle of {len(data)} bytes; at most {BUNDLE_BYTES_MAX}")
+        try:
+            bundle = cls.model_validate_json(data)
+        except ValidationError as error:
+            raise Rejected(f"the task bundle cannot be read: {error.error_count()} errors") from error
         for path in bundle.files:
             checked_path(path)
         return bundle

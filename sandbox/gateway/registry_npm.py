@@ -50,7 +50,8 @@ def read_packument(data: bytes, name: str, base: str) -> Project:
         dist = {key: version["dist"][key] for key in _OF_DIST if key in version["dist"]}
         versions[number] = kept | {"dist": dist | {"tarball": f"{base}{name}/-/{file.name}"}}
     tags = document.get("dist-tags")
-    kept_tags = {tag: number for tag, number in tags.items() if number in versions} if isinstance(tags, dict) else {}
+    known = tags.items() if isinstance(tags, dict) else ()
+    kept_tags = {tag: number for tag, number in known if isinstance(number, str) and number in versions}
     told = {"name": name, "modified": document.get("modified"), "dist-tags": kept_tags, "versions": versions}
     return Project(json.dumps(told, separators=(",", ":")).encode(), CONTENT_TYPE, files)
 

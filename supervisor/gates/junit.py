@@ -78,7 +78,7 @@ def parse_junit(data: bytes) -> dict[str, Case]:
     parser.EntityDeclHandler = _refuse
     try:
         parser.Parse(data, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError) as error:  # LookupError: it names an encoding that does not exist
         raise BadReport(f"is not XML: {error}") from error
     if not reader.seen_suite:
         raise BadReport("is XML without a test suite")

@@ -7,7 +7,8 @@ from sandbox.contract.model import Frozen
 
 REPORT_BYTES_MAX = 16 << 20
 RESULTS_MAX = 20_000
-_COUNTED_LEVELS = frozenset({"error", "warning"})
+_SILENT_LEVELS = ("none", "note")
+"""What is no finding; a level of another kind, or none SARIF knows, counts."""
 
 
 class BadSarif(ValueError):
@@ -18,7 +19,7 @@ class Scan(Frozen):
     """What one log says."""
 
     results: dict[str, int]
-    """Findings of level warning or error by `rule path: message`, with how often each is there; without line numbers."""
+    """Findings, but for levels none and note, by `rule path: message`, with how often each is there; without line numbers."""
     suppressed: int = 0
     """Findings the scanner was told to be silent about."""
     problems: tuple[str, ...] = ()
@@ -47,7 +48,7 @@ def parse_sarif(data: bytes) -> Scan:
             result = _mapping(result)
             if _sequence(result.get("suppressions")):
                 suppressed += 1
-            elif result.get("level", "warning") in _COUNTED_LEVELS:
+            elif result.get("level", "warning") not in _SILENT_LEVELS:
                 key = _key(result)
                 results[key] = results.get(key, 0) + 1
     return Scan(results=results, suppressed=suppressed, problems=tuple(problems[:20]))
@@ -92,11 +93,16 @@ def _key(result: dict[str, Any]) -> str:
     locations = _sequence(result.get("locations"))
     physical = _mapping(_mapping(locations[0] if locations else None).get("physicalLocation"))
     where = _mapping(physical.get("artifactLocation")).get("uri", "")
-    return f"{result.get('ruleId', '')} {where}: {_message(result)}"[:500]
+    return _storable(f"{result.get('ruleId', '')} {where}: {_message(result)}"[:500])
 
 
 def _message(holder: dict[str, Any]) -> str:
-    return " ".join(str(_mapping(holder.get("message")).get("text", "")).split())[:300]
+    return _storable(" ".join(str(_mapping(holder.get("message")).get("text", "")).split())[:300])
+
+
+def _storable(text: str) -> str:
+    """Replace lone surrogates: JSON can hold them, an object of the store cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _mapping(value: object) -> dict[str, Any]:

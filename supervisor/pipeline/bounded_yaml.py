@@ -13,7 +13,10 @@ DEPTH_MAX = 32
 ALIASES_MAX = 50
 NODES_MAX = 20_000
 """Nodes of the document with every alias written out."""
+NUMBER_CHARS_MAX = 100
+"""A longer number is a trick: Python refuses to print it, and one in base 60 takes time that grows with the square of its length."""
 
+_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
 
 
@@ -78,6 +81,8 @@ def _measure(node: yaml.Node, source: str, depth: int, sizes: dict[int, int], pa
     if isinstance(node, yaml.ScalarNode):
         if node.tag not in _SCALARS:
             raise ConfigError(f"{source}: line {line}: {_name_of(node.tag)} is not allowed here; write it as text in quotes")
+        if node.tag in _NUMBERS and len(node.value) > NUMBER_CHARS_MAX:
+            raise ConfigError(f"{source}: line {line}: a number of more than {NUMBER_CHARS_MAX} characters")
         return 1
     path.add(id(node))
     size = 1 + sum(_measure(child, source, depth + 1, sizes, path) for child in _children(node, source))
