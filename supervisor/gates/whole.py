@@ -4,6 +4,7 @@ Asked beside `checks.judge_validate`; it never fails work, it lowers the verdict
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 
 from sandbox.contract.tree import Change, Tree
 from supervisor.gates.suppressions import suppression_notes
@@ -11,6 +12,8 @@ from supervisor.gates.verdict import Judgement
 from supervisor.stages.contract import FEATURES, class_of
 
 NAMED_MAX = 10
+NOTES_MAX = 20
+"""Of ours, beside those the reports gave."""
 
 
 def with_whole(said: Judgement, trees: Sequence[Tree], changes: Sequence[Change]) -> Judgement:
@@ -23,7 +26,7 @@ def with_whole(said: Judgement, trees: Sequence[Tree], changes: Sequence[Change]
     """
     base, result, *of_tests = trees
     foreign = sorted(not_their_own(base, result, of_tests, changes))
-    notes = [*said.notes, *_protected(changes), *suppression_notes(base, result, changes)]
+    notes = [*said.notes, *islice(chain(_protected(changes), suppression_notes(base, result, changes)), NOTES_MAX)]
     if not foreign:
         return said.model_copy(update={"notes": tuple(notes)})
     notes.append(f"tests or their configuration are not from a test stage or the base commit: {_named(foreign)}; the verdict rests on them")

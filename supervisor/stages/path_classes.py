@@ -31,7 +31,7 @@ _GATES = (
     ".secrets.baseline",
 )
 _BUILDS = ("setup.py", "Makefile", "noxfile.py", "package.json", ".npmrc", "pip.conf", "requirements*.txt", "requirements/**")
-_CI = (".git*", ".github/**", ".andon/**", ".circleci/**", ".travis.yml", "azure-pipelines.yml", "Jenkinsfile", ".pre-commit-config.*")
+_CI = (".git*", ".git*/**", ".andon/**", ".circleci/**", ".travis.yml", "azure-pipelines.yml", "Jenkinsfile", ".pre-commit-config.*")
 
 PROTECTED_AT_ROOT = (*_CI, *_GATES, *_BUILDS)
 PROTECTED_ANYWHERE = (

@@ -187,7 +187,7 @@ CATALOGUE: dict[str, Row] = {
 NOT_MARKED_YET: frozenset[str] = frozenset(
     {
         "A01", "A06", "A07", "A08", "D04", "D15", "D16", "D25", "N01", "N02", "N03", "N04", "N05", "N06", "N07", "N08", "N09", "N10",
-        "S01", "S02", "S03", "S04", "S05", "S06", "S07", "S08", "S09", "S10", "S11", "S12", "S13", "S14", "S15", "S16", "S17", "W13",
+        "W13",
         "W14", "W15", "W16", "W17",
     }
 )  # fmt: skip
@@ -195,7 +195,7 @@ NOT_MARKED_YET: frozenset[str] = frozenset(
 NO_CONTROL_YET: frozenset[str] = frozenset(
     {
         "A01", "A06", "A07", "A08", "D04", "D15", "D16", "D25", "N01", "N02", "N03", "N04", "N05", "N06", "N07", "N08", "N09", "N10",
-        "S01", "S02", "S03", "S04", "S05", "S06", "S07", "S08", "S09", "S10", "S11", "S12", "S13", "S14", "S15", "S16", "S17", "W13",
+        "W13",
         "W14", "W15", "W16", "W17",
     }
 )  # fmt: skip
