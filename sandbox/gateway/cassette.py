@@ -7,7 +7,7 @@ ever written to a cassette while it is replayed (ABUSE W18).
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -64,7 +64,7 @@ class CassetteSource:
         place = f"stage {replay.stage}, round {replay.round}, turn {judged.turn}"
         if record is None and not replay.cassette.covers(replay.stage, replay.round):
             raise _miss(Failure(kind="no_record", message=f"the cassette ends before stage {replay.stage}, round {replay.round}"))
-        if record is None or record.compared != compared_digest(judged.document):
+        if record is None or record.compared != compared_digest(judged.document, judged.volatile):
             what = "has no such turn" if record is None else "answers another conversation"
             raise _miss(Failure(kind="stale_cassette", message=f"the cassette is stale at {place}: it {what}; make cassette"))
         if record.tool_output != tool_output_digest(judged.document) and judged.turn not in self._counted:
@@ -92,7 +92,7 @@ def record_of(call: Call, stage: str, round_: int, sse: bytes, priced: tuple[Usa
         stage=stage,
         round=round_,
         turn=call.judged.turn,
-        compared=compared_digest(call.judged.document),
+        compared=compared_digest(call.judged.document, call.judged.volatile),
         tool_output=tool_output_digest(call.judged.document),
         model=call.judged.model,
         sse=sse.decode("utf-8", "replace"),
@@ -101,8 +101,11 @@ def record_of(call: Call, stage: str, round_: int, sse: bytes, priced: tuple[Usa
     )
 
 
-def compared_digest(request: Mapping[str, Any]) -> str:
-    """Return the digest of what must be the same in a replay: model, system, tools and assistant turns, without cache markers."""
+def compared_digest(request: Mapping[str, Any], volatile: Sequence[str] = ()) -> str:
+    """Return the digest of what must be the same in a replay: model, system, tools and assistant turns, without cache markers.
+
+    What matches a pattern of `volatile` in their canonical JSON is not compared either.
+    """
     assistant = [message["content"] for message in request["messages"] if message["role"] == "assistant"]
     compared = {
         "model": request["model"],
@@ -110,7 +113,10 @@ def compared_digest(request: Mapping[str, Any]) -> str:
         "tools": _unmarked(request.get("tools", [])),
         "assistant": [_unmarked(content) for content in assistant],
     }
-    return _digest(compared)
+    text = _canonical(compared)
+    for pattern in volatile:
+        text = re.sub(pattern, "~", text)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def tool_output_digest(request: Mapping[str, Any]) -> str:
@@ -131,10 +137,6 @@ def _unmarked(content: object) -> Any:
         else item
         for item in content
     ]
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(_canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _canonical(value: object) -> str:

@@ -105,7 +105,7 @@ class ModelProxy:
         self._tally.calls = number = self._tally.calls + 1
         if number > self._terms.policy.calls_max:
             raise Refusal(429, "rate_limit_error", f"this attempt has made its {self._terms.policy.calls_max} model calls", retry=False)
-        headers = _api_headers(exchange)
+        headers = _api_headers(exchange, self._terms.policy.driver.betas)
         body = await exchange.read_body(BODY_BYTES_MAX)
         return Call(number, await self._judge(body, is_count=is_count), body, headers)
 
@@ -205,11 +205,12 @@ class ModelProxy:
         return Refusal(429, "billing_error", f"the budget does not allow this call: {error}", retry=False)
 
 
-def _api_headers(exchange: Exchange) -> tuple[tuple[str, str], ...]:
-    """Return the API version the client speaks; of its other headers none goes out, and a beta is refused by name."""
-    if betas := exchange.values("anthropic-beta"):
-        raise Refusal(400, "invalid_request_error", f"anthropic-beta: {betas[0][:80]!r} is not allowed here", retry=False)
+def _api_headers(exchange: Exchange, allowed: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    """Return the API version the client speaks and its allowed betas; no other header goes out, another beta is refused by name."""
+    betas = [beta.strip() for value in exchange.values("anthropic-beta") for beta in value.split(",")]
+    if refused := next((beta for beta in betas if beta not in allowed), None):
+        raise Refusal(400, "invalid_request_error", f"anthropic-beta: {refused[:80]!r} is not allowed here", retry=False)
     versions = exchange.values("anthropic-version") or [API_VERSION]
     if len(versions) != 1 or not _VERSION.fullmatch(versions[0]):
         raise Refusal(400, "invalid_request_error", "anthropic-version: expected one date", retry=False)
-    return (("anthropic-version", versions[0]),)
+    return (("anthropic-version", versions[0]), *([("anthropic-beta", ",".join(betas))] if betas else []))

@@ -67,6 +67,8 @@ class Judged:
     """One more than the number of assistant messages."""
     is_streamed: bool = True
     """The client wants the reply's events as they come; otherwise one JSON object at the end."""
+    volatile: tuple[str, ...] = ()
+    """Patterns a replay does not compare."""
 
 
 def judge(body: bytes, policy: Policy, *, is_count: bool = False) -> Judged:
@@ -86,7 +88,7 @@ def judge(body: bytes, policy: Policy, *, is_count: bool = False) -> Judged:
         raise Refusal(400, "invalid_request_error", f"the body is refused: {error}", retry=False) from error
     request = _Judge(policy).request(document, is_count=is_count)
     turn = 1 + sum(message["role"] == "assistant" for message in request["messages"])
-    return Judged(request, policy.model, request.get("max_tokens", 0), turn, is_streamed=request.get("stream", False))
+    return Judged(request, policy.model, request.get("max_tokens", 0), turn, request.get("stream", False), policy.driver.volatile)
 
 
 class _Judge:

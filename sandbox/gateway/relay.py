@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 from sandbox.contract.errors import BrokerError, BudgetExhausted
 from sandbox.gateway.cassette import record_of
-from sandbox.gateway.connection import Exchange
+from sandbox.gateway.connection import JSON_TYPE, Exchange
 from sandbox.gateway.meter import Meter
 from sandbox.gateway.refusal import ClientGone, Refusal
 from sandbox.gateway.reservation import Hold
@@ -14,6 +14,7 @@ from sandbox.gateway.sse import Event
 from sandbox.gateway.tally import CallReport, Failure, Tally
 from sandbox.gateway.terms import Terms
 from sandbox.gateway.upstream import Call, Fault, Reply, Source, StreamBroken, fault_of_event
+from sandbox.gateway.whole_reply import message_of
 
 _STREAM_HEADERS = (("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache"))
 
@@ -60,6 +61,7 @@ class Relay:
         if trouble is None:
             self._tally.succeeded()
             self._record()
+            await self._send_whole()
         elif not self._exchange.has_started:
             raise trouble
         return trouble
@@ -119,7 +121,7 @@ class Relay:
 
     async def _send(self, data: bytes) -> None:
         self._forwarded.append(data)
-        if not self._has_client:
+        if not self._has_client or not self._call.judged.is_streamed:
             return
         try:
             if not self._exchange.has_started:
@@ -129,6 +131,13 @@ class Relay:
             self._has_client = False
             if not self._limit.expired() and self._limit.when() is None:
                 self._limit.reschedule(asyncio.get_running_loop().time() + self._terms.tuning.drain_s)
+
+    async def _send_whole(self) -> None:
+        """Answer a client that did not ask for a stream, now that its reply is whole."""
+        if not self._call.judged.is_streamed:
+            body = message_of(b"".join(self._forwarded))
+            await self._exchange.start(200, [("content-type", JSON_TYPE), ("content-length", str(len(body)))])
+            await self._exchange.write(body)
 
     def _settle(self, reply: Reply) -> None:
         meter, prices = self._meter, self._terms.tuning.prices

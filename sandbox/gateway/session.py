@@ -120,7 +120,8 @@ class Session:
             if self._terms and self._model:
                 proxy = ModelProxy(self._terms, await self._source(self._model, stack), self._ledger, self._tally, self._gate)
                 for target, route in (("/v1/messages", proxy.messages), ("/v1/messages/count_tokens", proxy.count_tokens)):
-                    routes["POST", target] = self._owned(target, route)
+                    for query in ("", *self._terms.policy.driver.targets):
+                        routes["POST", target + query] = self._owned(target, route)
             server = Server(
                 self._path,
                 routes,

@@ -27,10 +27,13 @@ from sandbox.gateway.refusal import Refusal
 from sandbox.gateway.reservation import Hold
 from sandbox.gateway.sse import Event, EventSplitter
 from sandbox.gateway.tally import Failure
+from sandbox.gateway.whole_reply import REPLY_BYTES_MAX, events_of
 
 DEFAULT_BASE_URL = "https://api.anthropic.com"
 ERROR_BYTES_MAX = 64 * 1024
 TIMEOUT = httpx2.Timeout(connect=10.0, read=300.0, write=60.0, pool=10.0)
+WHOLE_TIMEOUT = httpx2.Timeout(connect=10.0, read=900.0, write=60.0, pool=10.0)
+"""Of a reply that is not streamed: nothing of it comes before all of it."""
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _LIMITS = {429, 529}
 _SPEND_CAPS = {"enforced_spend_limit_reached", "contract_spend_limit_reached", "billing_error"}
@@ -184,14 +187,16 @@ class Provider:
 
     @asynccontextmanager
     async def open(self, call: Call, held: Hold) -> AsyncIterator[Reply]:
-        """Send a call; the reply begins with status 200 and an event stream."""
+        """Send a call; the reply begins with status 200 and an event stream, or is one message if the client asked for that."""
         held.send()
-        response = await self._send(call, "/v1/messages", "text/event-stream")
+        is_streamed = call.judged.is_streamed
+        wanted = "text/event-stream" if is_streamed else "application/json"
+        response = await self._send(call, "/v1/messages", wanted, TIMEOUT if is_streamed else WHOLE_TIMEOUT)
         try:
             kind = response.headers.get("content-type", "")
-            if not kind.lower().startswith("text/event-stream"):
-                raise _down(502, "api_error", "the provider answered with something that is no event stream", is_free=False)
-            yield _LiveReply(response)
+            if not kind.lower().startswith(wanted):
+                raise _down(502, "api_error", f"the provider answered with something that is no {wanted}", is_free=False)
+            yield _LiveReply(response) if is_streamed else _WholeReply(response)
         finally:
             await response.aclose()
 
@@ -213,7 +218,7 @@ class Provider:
         """Return whether the provider sends our own key back."""
         return self._secret in data
 
-    async def _send(self, call: Call, path: str, accept: str) -> httpx2.Response:
+    async def _send(self, call: Call, path: str, accept: str, timeout: httpx2.Timeout = TIMEOUT) -> httpx2.Response:
         headers = [
             ("authorization", f"Bearer {self._upstream.credential}"),
             ("content-type", "application/json"),
@@ -224,7 +229,7 @@ class Provider:
             *self._labels,
         ]
         request = httpx2.Request("POST", f"{self._upstream.base_url}{path}", headers=headers, content=call.body)
-        request.extensions["timeout"] = TIMEOUT.as_dict()
+        request.extensions["timeout"] = timeout.as_dict()
         try:
             response = await self._client.send(request, stream=True)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:
@@ -258,6 +263,28 @@ class _LiveReply:
                     yield events
         except (httpx2.TransportError, httpx2.DecodingError, ValueError) as error:
             raise StreamBroken from error
+
+
+class _WholeReply:
+    """A provider's message that was not streamed."""
+
+    priced = None
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
+
+    async def batches(self) -> AsyncGenerator[list[Event], None]:
+        """Yield the events a stream would have had, all at once."""
+        body = bytearray()
+        try:
+            async for chunk in self._response.aiter_bytes():
+                body += chunk
+                if len(body) > REPLY_BYTES_MAX:
+                    raise StreamBroken
+            events = await asyncio.to_thread(events_of, bytes(body))
+        except (httpx2.TransportError, httpx2.DecodingError, ValueError) as error:
+            raise StreamBroken from error
+        yield events
 
 
 def fault_of(status: int, headers: Mapping[str, str], body: bytes) -> Fault:

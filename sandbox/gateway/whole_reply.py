@@ -1,6 +1,6 @@
 """A reply that is one JSON object, as the events of a stream and back: metering, budget and cassettes know only streams.
 
-A live reply reaches its client as the provider's own bytes; only a replay is put together from events.
+What a client gets is put together from the events, live and replayed alike: every field of the message and of its blocks.
 """
 
 import json

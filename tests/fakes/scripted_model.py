@@ -139,12 +139,15 @@ class ScriptedModel:
             return await self._fail(turn, turn.fault, call, writer)
         usage = self._checked(call)
         self.begun.append(_with(call, 200, _reported(turn, usage)))
-        await _begin_stream(writer)
         events = _events(turn, call, _feature(request, self.script), usage)
-        async for event in events:
-            await _send_event(writer, event)
-        writer.write(b"0\r\n\r\n")
-        await writer.drain()
+        if request.get("stream"):
+            await _begin_stream(writer)
+            async for event in events:
+                await _send_event(writer, event)
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+        else:
+            await _send(writer, 200, await whole_message(events))
         self.log.append(_with(call, 200, _reported(turn, usage)))
         return True
 
@@ -299,6 +302,38 @@ def _reported(turn: Turn, usage: InputUsage) -> dict[str, int]:
         "cache_read_input_tokens": usage.read,
         "output_tokens": max(1, said // CHARS_PER_TOKEN) if turn.output_tokens is None else turn.output_tokens,
     }
+
+
+async def whole_message(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
+    """Return the message a client gets that asks for no stream."""
+    message: dict[str, Any] = {}
+    async for event in events:
+        match event["type"]:
+            case "message_start":
+                message = event["message"]
+            case "content_block_start":
+                message["content"].append({**event["content_block"]})
+                partial = ""
+            case "content_block_delta":
+                delta, block = event["delta"], message["content"][-1]
+                if delta["type"] == "input_json_delta":
+                    partial += delta["partial_json"]
+                    block["input"] = json.loads(partial) if _is_json(partial) else {}
+                else:
+                    key = next(name for name in ("text", "thinking", "signature") if name in delta)
+                    block[key] += delta[key]
+            case "message_delta":
+                message |= event["delta"]
+                message["usage"] |= event["usage"]
+    return message
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 async def _send(writer: asyncio.StreamWriter, status: int, payload: dict[str, Any], extra: dict[str, str] | None = None) -> None:
