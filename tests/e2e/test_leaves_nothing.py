@@ -41,6 +41,7 @@ def canaries(directory: Path) -> list[str]:
     return found.stdout.splitlines()
 
 
+@pytest.mark.abuse("W01")
 def test_nothing_is_left_of_a_run_and_the_key_is_nowhere(provider: Provider, tmp_path: Path):
     """The stack ends with its last client: no container, mount, process or socket; no file below the state directory has the key."""
     line = Line(tmp_path / "home", provider.server.environment())

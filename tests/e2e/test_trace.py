@@ -119,6 +119,7 @@ def test_tokens_and_cost_of_the_model_calls_add_up_to_the_run(happy: tuple[Finis
     assert len({span.attributes["gen_ai.response.id"] for span in chats}) == len(chats)
 
 
+@pytest.mark.abuse("W01")
 def test_neither_the_key_nor_a_word_of_a_conversation_is_in_the_trace(happy: tuple[Finished, SeenTrace, str]):
     """No prompt, no tool input, no tool output, no file."""
     _, _, text = happy

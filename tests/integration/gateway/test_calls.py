@@ -60,6 +60,7 @@ async def test_events_arrive_one_by_one(tmp_path: Path):
         assert (await stream.get_final_message()).stop_reason == "end_turn"
 
 
+@pytest.mark.abuse("W02")
 async def test_the_provider_sees_the_judged_bytes_and_our_headers_only(tmp_path: Path):
     """Key, labels and API version are ours; credentials, cookies, trace context and odd headers of the client stop here."""
     hostile = {

@@ -25,6 +25,7 @@ def status_of(reply: bytes) -> int:
     return int(reply.split(b" ")[1]) if reply else 0
 
 
+@pytest.mark.abuse("W12")
 @pytest.mark.parametrize(
     "data",
     [

@@ -25,6 +25,7 @@ from tests.fakes.upstream import (
 WORST_NANO_USD = 19_000_000  # of CALL, roughly: 1,000 tokens of output and 2,000 and a bit of input at 4,000
 
 
+@pytest.mark.abuse("W06")
 async def test_a_client_that_leaves_still_pays_what_it_ordered(tmp_path: Path):
     """The stream is drained and settled with the provider's figure (DECISIONS D7)."""
     events = [a_start(), *some_text("w " * 40), an_end(output_tokens=4_000)]
@@ -39,6 +40,7 @@ async def test_a_client_that_leaves_still_pays_what_it_ordered(tmp_path: Path):
         assert upstream.aborted == 0
 
 
+@pytest.mark.abuse("W06")
 async def test_a_drain_that_takes_too_long_is_charged_in_full(tmp_path: Path):
     """The provider goes on and on: after the bound the whole reservation is gone."""
     events = [a_start(), *some_text("w " * 1_000)]
@@ -104,6 +106,7 @@ async def test_without_money_no_call_goes_out(tmp_path: Path):
         assert upstream.requests == []
 
 
+@pytest.mark.abuse("W05")
 async def test_fifty_calls_at_once_never_pass_the_budget(tmp_path: Path):
     """Spent and held together stay within $1 at every moment; each call would cost 0.3 to reserve and 0.25 to make."""
     ledger = MemoryLedger(budget_nano_usd=1_000_000_000)
@@ -158,6 +161,7 @@ async def test_a_prompt_the_budget_does_not_cover_is_cut_off(tmp_path: Path):
         assert ledger.spent_nano_usd == 100_000 * 2_000 + 10_000
 
 
+@pytest.mark.abuse("W10")
 async def test_an_attempt_makes_a_bounded_number_of_calls(tmp_path: Path):
     """A loop gone wild ends, refused requests included."""
     policy = Policy(model=MODEL, output_tokens_max=1_000, calls_max=2)

@@ -133,6 +133,7 @@ async def test_a_turn_may_be_asked_for_again(tmp_path: Path):
         assert (await gateway.ask()).content == (await gateway.ask()).content
 
 
+@pytest.mark.abuse("W18")
 @pytest.mark.parametrize(
     "changed",
     [
@@ -198,6 +199,7 @@ async def test_other_tool_output_is_counted_not_refused(tmp_path: Path, now: str
         assert gateway.session.divergences == divergences
 
 
+@pytest.mark.abuse("W18")
 async def test_a_stage_the_cassette_does_not_know_ends_it(tmp_path: Path):
     """No record for the stage and round: another failure than staleness (DECISIONS G11)."""
     records = await record_one(tmp_path / "live")

@@ -62,6 +62,7 @@ async def test_the_socket_belongs_to_one_user(tmp_path: Path):
         assert status_of(await gateway.get("/healthz")) == 200
 
 
+@pytest.mark.abuse("W19")
 @pytest.mark.root
 async def test_a_peer_of_another_uid_is_refused(public_directory: Path):
     """Root may connect to any socket, and is turned away all the same; the slot's own uid is served."""
@@ -116,6 +117,7 @@ async def test_another_process_may_send_traces_and_ask_for_health(tmp_path: Path
 # Routes
 
 
+@pytest.mark.abuse("W03", "W09")
 @pytest.mark.parametrize(
     ("line", "status"),
     [
@@ -159,6 +161,7 @@ async def test_a_job_without_a_model_has_no_model_route(tmp_path: Path):
 # Floods
 
 
+@pytest.mark.abuse("W11")
 async def test_a_slow_header_is_cut_off(tmp_path: Path):
     """A byte now and then does not hold a connection."""
     async with open_gateway(tmp_path, None) as gateway:
@@ -180,6 +183,7 @@ async def test_a_slow_header_is_cut_off(tmp_path: Path):
     assert cut_after_s < 1.5
 
 
+@pytest.mark.abuse("W11")
 async def test_a_slow_body_is_cut_off(tmp_path: Path):
     """Its request is refused after the body's time."""
     async with open_gateway(tmp_path, None) as gateway:
@@ -188,6 +192,7 @@ async def test_a_slow_body_is_cut_off(tmp_path: Path):
     assert status_of(reply) == 408
 
 
+@pytest.mark.abuse("W11")
 async def test_three_hundred_idle_connections_do_not_keep_the_agent_out(tmp_path: Path):
     """The oldest idle one gives way, so that a call goes through at once."""
     async with fake_upstream(replying(a_reply())) as upstream, open_gateway(tmp_path, upstream.base_url) as gateway:
@@ -204,6 +209,7 @@ async def test_three_hundred_idle_connections_do_not_keep_the_agent_out(tmp_path
     assert took_s < 2.0
 
 
+@pytest.mark.abuse("W11")
 async def test_more_requests_than_connections_are_told_to_come_again(tmp_path: Path):
     """All are busy, none is idle: 503, to be retried; nothing queues without bound."""
     release = asyncio.Event()
@@ -226,6 +232,7 @@ async def test_more_requests_than_connections_are_told_to_come_again(tmp_path: P
     assert {status_of(reply) for reply in served} == {200}
 
 
+@pytest.mark.abuse("W11")
 async def test_descriptors_sent_along_are_not_kept(tmp_path: Path):
     """SCM_RIGHTS from a hostile client fills nobody's table."""
     async with open_gateway(tmp_path, None) as gateway:
@@ -243,6 +250,7 @@ async def test_descriptors_sent_along_are_not_kept(tmp_path: Path):
 # The key
 
 
+@pytest.mark.abuse("W01")
 async def test_the_key_is_nowhere_but_upstream(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Not in a reply, an error, the view, the recording, the reports or the log, even if the provider echoes it."""
 
@@ -273,6 +281,7 @@ async def test_the_key_is_nowhere_but_upstream(tmp_path: Path, caplog: pytest.Lo
         assert KEY.upper() not in text.upper()
 
 
+@pytest.mark.abuse("W01")
 async def test_a_key_that_looks_like_an_error_code_is_not_taken_for_one(tmp_path: Path):
     """A provider that echoes it where its code should be gains nothing."""
     key = "canarykey"

@@ -103,6 +103,7 @@ def test_harmless_fields_are_harmless():
     assert meter.anomalies == []
 
 
+@pytest.mark.abuse("W07")
 @pytest.mark.parametrize(
     ("field", "value"),
     [

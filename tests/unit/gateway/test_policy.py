@@ -118,6 +118,7 @@ FORBIDDEN = [
 ]
 
 
+@pytest.mark.abuse("W04")
 @pytest.mark.parametrize("key", FORBIDDEN)
 def test_a_field_that_reaches_out_is_refused_by_name(key: str):
     """Provider-side exits, price levers and anything new are named in the reply."""
@@ -127,6 +128,7 @@ def test_a_field_that_reaches_out_is_refused_by_name(key: str):
     assert message.endswith("not allowed here")
 
 
+@pytest.mark.abuse("W04")
 @pytest.mark.parametrize(
     "kind",
     [
@@ -193,6 +195,7 @@ def test_a_tool_result_holds_only_text():
 Edit = Callable[[Document], object]
 
 
+@pytest.mark.abuse("W08")
 @pytest.mark.parametrize(
     ("edit", "field"),
     [
@@ -245,6 +248,7 @@ def test_markers_have_the_ttl_of_the_stage():
     assert judged({**document, "cache_control": MARKER}, policy) == "cache_control.ttl: only 1h"
 
 
+@pytest.mark.abuse("W08")
 @pytest.mark.parametrize(
     "body",
     [b'{"model": "a", "model": "b"}', b'{"max_tokens": NaN}', b"\xff", b"[" * 1_000, b"null", b"[]", b'"x"', b"", "{}".encode("utf-16")],
