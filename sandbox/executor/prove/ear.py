@@ -6,9 +6,12 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 
 UNHEARD_PORT = 9
 """Tried where nobody can listen: the engine's network is in another namespace than we are. That a packet left counts all the same."""
+_HEADER_BYTES = 12
+"""Of a question (RFC 1035)."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class _NameServer(asyncio.DatagramProtocol):
     """Answers that there is no such name."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        # asyncio's own is none by its class (Python 3.11).
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
-        if isinstance(self._transport, asyncio.DatagramTransport) and len(data) >= 12:
+        if len(data) >= _HEADER_BYTES:
             self._transport.sendto(data[:2] + b"\x81\x83" + data[4:], address)

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from sandbox.contract.errors import AndonError, RejectedTree
 from sandbox.executor.outputs import read_report
@@ -24,9 +26,9 @@ _STUCK_S = 0.3
 async def read_plants(scene: Scene, slot: Slot, manifest: Manifest) -> dict[str, Said]:
     """Seal each tree the attack left, read each report, and say what was executed, followed or waited for."""
     return {
-        "git.executed": await _sealed_git(scene, slot, manifest),
-        "outputs.link": await _read_links(scene, slot, manifest),
-        "outputs.fifo": await _read_fifos(scene, slot, manifest),
+        "git.executed": await _looked(_sealed_git(scene, slot, manifest)),
+        "outputs.link": await _looked(_read_links(scene, slot, manifest)),
+        "outputs.fifo": await _looked(_read_fifos(scene, slot, manifest)),
     }
 
 
@@ -35,7 +37,7 @@ async def read_carelessly(scene: Scene, slot: Slot) -> dict[str, Said]:
     link, fifo = slot.out / "link.xml", slot.out / "fifo.xml"
     return {
         "outputs.link": await asyncio.to_thread(_followed, link, scene.secret_file),
-        "outputs.fifo": await _stuck(fifo),
+        "outputs.fifo": await _stuck(fifo) if fifo.is_fifo() else Said(won=False, said="no FIFO was planted"),
     }
 
 
@@ -44,11 +46,16 @@ def kernel_release() -> str:
     return os.uname().release
 
 
-async def _sealed_git(scene: Scene, slot: Slot, manifest: Manifest) -> Said:
+async def _looked(look: Coroutine[Any, Any, Said]) -> Said:
+    """Return what a look came to; one that broke off shows nothing, e.g. because nothing was planted."""
     try:
-        sealed = await seal(scene.mirror, manifest, slot.workspace / GIT_TREE, message="prove")
-    except AndonError as error:
-        return Said(won=True, said=f"the tree was not sealed, nothing is proved: {error}")
+        return await look
+    except (AndonError, OSError) as error:
+        return Said(won=True, said=f"nothing is proved: {error}")
+
+
+async def _sealed_git(scene: Scene, slot: Slot, manifest: Manifest) -> Said:
+    sealed = await seal(scene.mirror, manifest, slot.workspace / GIT_TREE, message="prove")
     if scene.canary.exists():
         return Said(won=True, said="sealing executed what lay in the tree")
     found = {change.path for change in sealed.changes}

@@ -87,7 +87,8 @@ def judged(probe: Probe, inside: Report, control: Report, guest: Guest) -> Proof
     if differs:
         detail = f"differs: {_listed(won)}: by the runtime's own kernel ({guest.kernel}), not by this host's"
     elif won:
-        detail = f"succeeded: {_listed(won)}"
+        silent = {name: said for name, said in won.items() if said.said == _SILENT}
+        detail = f"succeeded: {_listed(won)}" if len(silent) < len(won) else f"not shown: {_listed(silent)}"
     else:
         detail = f"stopped: {_listed(made)}"
     if lost:
