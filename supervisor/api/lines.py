@@ -46,6 +46,12 @@ def progress_line(progress: Progress) -> str:
     return f"[{progress.stage}] {', '.join(parts)}"
 
 
+def missing_in(run: RunState) -> list[str]:
+    """Return the protections any sandbox of the run did without, each once."""
+    ended = [attempt.ended for job in run.jobs.values() for attempt in job.attempts if attempt.ended is not None]
+    return list(dict.fromkeys(line for each in ended for line in each.missing))
+
+
 def _told(run: RunState, event: AnyEvent) -> tuple[str, list[str]]:
     match event:
         case JobDispatched() | JobRepublished() | AttemptStarted() | AttemptEnded() | JobJudged() | Joined():

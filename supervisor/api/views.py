@@ -27,6 +27,8 @@ class AttemptView(Frozen):
     """None while it runs."""
     executor: str
     container_id: str | None
+    missing: tuple[str, ...]
+    """Protections its sandbox did without, one line each."""
     started_at: str
     """UTC, ISO 8601 with milliseconds."""
     ended_at: str | None
@@ -324,6 +326,7 @@ def _attempt(attempt: AttemptState) -> AttemptView:
         outcome=ended.outcome.value if ended else None,
         executor=attempt.executor,
         container_id=(ended.container_id or None) if ended else None,
+        missing=ended.missing if ended else (),
         started_at=iso(attempt.started_at),
         ended_at=iso(ended.ended_at) if ended else None,
         cost_usd=usd(attempt.cost_nano_usd),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(app: App, run_id: str | None, as_json: bool) -> None:
     """Show where a run is, and why it waits. Without RUN: the newest."""
+    from supervisor.api.inert import inert_line
+    from supervisor.api.lines import missing_in
     from supervisor.api.views import board, is_over
     from supervisor.cli import outcome
 
@@ -29,6 +31,8 @@ def command(app: App, run_id: str | None, as_json: bool) -> None:
     _print_head(run)
     for row in board(run, {}, app.now()):
         click.echo(_line(row))
+    for line in missing_in(run):
+        click.echo(f"  missing: {inert_line(line, 300)}")
     if is_over(run):
         outcome.print_summary(app.config(), files, run)
     elif not files.is_afar and not app.is_anybody_at_work():

@@ -42,7 +42,7 @@ RESULT_KEYS = {
 }
 USAGE_KEYS = {"input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens"}
 STAGE_KEYS = {"stage", "job", "round", "verdict", "attempts"}
-ATTEMPT_KEYS = {"attempt", "outcome", "executor", "container_id", "started_at", "ended_at", "cost_usd"}
+ATTEMPT_KEYS = {"attempt", "outcome", "executor", "container_id", "missing", "started_at", "ended_at", "cost_usd"}
 """What the documentation promises of the result object."""
 
 

@@ -18,7 +18,7 @@ from supervisor.api.run_files import RunFiles
 from supervisor.api.views import Probe, WallProof
 from supervisor.config import StateDirectory
 from supervisor.delivery import snapshot
-from supervisor.pipeline.events import AnyEvent
+from supervisor.pipeline.events import AnyEvent, AttemptEnded
 from supervisor.pipeline.fold import fold
 from supervisor.stack import StackFile
 from tests.fakes import run_events
@@ -94,6 +94,20 @@ def test_status_says_what_each_stage_waits_for(andon: CommandLine) -> None:
         "",
         f"  nobody works on it now, the stack is not running; go on with: andon resume {RUN}",
     ]
+
+
+def test_status_says_once_what_the_sandboxes_did_without(andon: CommandLine) -> None:
+    """Whatever it was, in whichever attempt; nothing where nothing was missing."""
+    log = [
+        event.model_copy(update={"missing": ("no AppArmor: \x1b[2Jkernel",)}) if isinstance(event, AttemptEnded) else event
+        for event in run_events.happy()
+    ]
+
+    andon.has_run(run_events.happy(run=OTHER))
+    andon.has_run(log)
+
+    assert [line for line in andon("status", RUN).out.splitlines() if "missing" in line] == ["  missing: no AppArmor: [2Jkernel"]
+    assert "missing" not in andon("status", OTHER).out
 
 
 def test_list_shows_the_newest_first(andon: CommandLine) -> None:

@@ -109,10 +109,10 @@ def test_json_has_an_entry_for_each_job_and_each_attempt(andon: CommandLine, rep
         *(("implement", 1, "pass"), ("validate", 1, "fail"), ("implement", 2, "pass"), ("validate", 2, "pass"))
     ]
     assert stages[0] == {
-        **{"stage": "baseline", "job": f"{RUN}-baseline-1", "round": 1, "verdict": "pass"},
+        **{"stage": "baseline", "job": f"{RUN}-baseline-1", "round": 1, "verdict": "pass", "assurance": ""},
         "attempts": [
             {
-                **{"attempt": 1, "outcome": "submitted", "executor": "host-1", "container_id": "c0ffee"},
+                **{"attempt": 1, "outcome": "submitted", "executor": "host-1", "container_id": "c0ffee", "missing": []},
                 **{"started_at": "2025-01-01T00:00:02.000Z", "ended_at": "2025-01-01T00:00:03.000Z", "cost_usd": 0.0},
             }
         ],
