@@ -25,6 +25,8 @@ ASKS_PER_S = 40.0
 """How many callers may ask again in one second, all together."""
 PATIENCE_S = 5.0
 """How much later than told a caller may ask without losing its turn."""
+CALL_MAX_S = 1200.0
+"""A call whose settlement was lost is held until its attempt ends; longer than this it does not keep others waiting."""
 GRANT_S = 10.0
 """How long it may take from our word until the ledger holds the money of a call."""
 JOBS_MAX = 4096
@@ -170,7 +172,11 @@ class _Family:
     def forget(self, now: float, is_held: Callable[[Caller], bool]) -> None:
         """Forget callers that gave up, and calls whose executor is gone."""
         self.waiting = {caller: until for caller, until in self.waiting.items() if until >= now}
-        self.running = {caller: since for caller, since in self.running.items() if now - since < GRANT_S or is_held(caller)}
+        self.running = {
+            caller: since
+            for caller, since in self.running.items()
+            if now - since < GRANT_S or (now - since < CALL_MAX_S and is_held(caller))
+        }
 
     def ask(self, caller: Caller, now: float, chance: float) -> float:
         if caller in self.running:  # its answer was lost

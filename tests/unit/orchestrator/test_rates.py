@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.contract.wire import RATE_PAUSE_MAX_S, RATE_WAIT_MAX_S
-from supervisor.orchestrator.rates import FAMILIES_MAX, GRANT_S, LOOK_AGAIN_S, PATIENCE_S, Caller, Rates, family_of
+from supervisor.orchestrator.rates import CALL_MAX_S, FAMILIES_MAX, GRANT_S, LOOK_AGAIN_S, PATIENCE_S, Caller, Rates, family_of
 
 MODEL = "claude-sonnet-5-5"
 
@@ -236,6 +236,18 @@ def test_a_call_whose_executor_is_gone_gives_its_place_back():
 
     assert scene.ask(a_caller()) > 0
     scene.now += GRANT_S
+    assert scene.ask(a_caller()) == 0
+
+
+def test_a_call_whose_settlement_was_lost_does_not_keep_everybody_waiting():
+    """Its attempt goes on, so the ledger holds its money to the end; with one place in all, nobody else could ever call."""
+    scene = Scene()
+    scene.limit_to(1)
+    scene.ask(a_caller("unsettled"))
+    scene.now += CALL_MAX_S - 1
+
+    assert scene.ask(a_caller()) > 0
+    scene.now += 1
     assert scene.ask(a_caller()) == 0
 
 
