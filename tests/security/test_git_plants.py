@@ -281,14 +281,16 @@ async def test_nobody_signs_for_another(bench: Bench):
 
 @pytest.mark.abuse("S18")
 async def test_a_review_shows_what_attributes_hide(bench: Bench):
-    """`-diff` and `export-ignore` take a file out of what a person is shown; the control: plain git shows neither."""
+    """`-diff`, `export-ignore` and a NUL byte take a file out of what a person is shown; the control: plain git shows none of it."""
     mirror, manifest, root = bench
-    write_files(root, {".gitattributes": b"*.py -diff export-ignore\n", "src/hidden.py": b"payload = 1\n"})
+    write_files(root, {".gitattributes": b"*.py -diff export-ignore\n", "src/hidden.py": b"payload = 1\n", "run.sh": b"payload 2\n\0"})
 
     sealed = await handled_by_us(bench)
 
     assert sealed.commit
-    assert "+payload = 1" in await mirror.patch(manifest.commit, sealed.commit, 100_000)
+    shown = await mirror.patch(manifest.commit, sealed.commit, 100_000)
+    assert "+payload = 1" in shown
+    assert "+payload 2" in shown
     run_git(root, "add", "-A")
     run_git(root, "commit", "--quiet", "-m", "x")
     assert b"payload" not in naive_git(root, "show", "HEAD"), "the control"
