@@ -25,6 +25,7 @@ COMMANDS = {
     "why": "Say what a run waits for or does at this moment.",
     "list": "Show the runs of this host, newest first.",
     "history": "Show what runs came to: cost, time, reworks.",
+    "trace": "Show the trace of a run as a tree.",
     "cost": "Show what model calls cost.",
     "logs": "Show what happened in a run; -f follows it.",
     "diff": "Show what a run changed.",

@@ -22,7 +22,7 @@ _MARKS = {"queued": "yellow", "running": "cyan", "waiting": "yellow", "blocked":
 @click.pass_obj
 def command(app: App, run_id: str | None, as_json: bool) -> None:
     """Say what a run waits for or does at this moment. Without RUN: the newest."""
-    run, reply = asyncio.run(_asked(app, run_id))
+    run, reply = asyncio.run(asked(app, run_id))
     if as_json:
         click.echo(reply.model_dump_json(include={"run_id", "state", "reasons"}, indent=2))
         return
@@ -33,7 +33,7 @@ def command(app: App, run_id: str | None, as_json: bool) -> None:
         click.echo(_line(reason, app.now(), stage_chars, no_color=no_color))
 
 
-async def _asked(app: App, given: str | None) -> "tuple[RunState, WhyReply]":
+async def asked(app: App, given: str | None) -> "tuple[RunState, WhyReply]":
     """Return the run and the supervisor's answer, else what the files say."""
     from supervisor.errors import BrokerError
 
