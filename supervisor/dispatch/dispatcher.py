@@ -137,7 +137,7 @@ class Dispatcher:
         )
         model = self._models.get(stage.model, stage.model) if stage.model else None
         definition = load_agent(stage.agent or stage.role, override, model=model)
-        return agent_spec(definition, prompt, steps_max=stage.steps_max, output_tokens_max=stage.output_tokens_max)
+        return agent_spec(definition, prompt, steps_max=stage.steps_max, output_tokens_max=stage.output_tokens_max, driver=stage.driver)
 
     async def _checks(self, run: RunState, command: Dispatch, stage: Stage) -> tuple[Check, ...]:
         # Of the base commit, never of the branch under test (DECISIONS D12).

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from sandbox.contract.agent_spec import DriverSpec
 from sandbox.contract.ids import StageName
 from sandbox.contract.job import Limits
 from sandbox.contract.labels import Labels
@@ -27,6 +28,8 @@ class Stage(Frozen):
     role: Role
     agent: str | None = None
     """Name of an agent definition; None for validate and land."""
+    driver: DriverSpec | None = None
+    """Which program is the agent; None: what its definition says."""
     model: str | None = None
     """Overrides the agent definition's model."""
     depends_on: tuple[StageName, ...] = ()

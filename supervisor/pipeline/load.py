@@ -19,6 +19,7 @@ from sandbox.contract.job import Limits
 from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
 from sandbox.contract.packages import PACKAGES_MAX, Network, Packages, npm_name, pip_name
+from supervisor.pipeline.agent_form import AgentForm, AgentKey, driver_of
 from supervisor.pipeline.bounded_yaml import load_yaml
 from supervisor.pipeline.definition import PRIORITY_MAX, Pipeline, Role, Stage
 from supervisor.pipeline.graph import ancestors, find_cycle, sinks
@@ -73,12 +74,12 @@ class _Common(_Form):
     priority: int | None = Field(None, ge=1, le=PRIORITY_MAX)
     network: Network | None = None
     packages: _PackagesForm | None = None
+    agent: AgentKey = None
 
 
 class _StageForm(_Common):
     name: str = Field(pattern=r"^[a-z](?:[a-z0-9_-]{0,30}[a-z0-9])?$")
     type: Literal["agent", "builtin"] | None = None
-    agent: str | None = Field(None, pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,46}[a-z0-9])?$")
     role: Literal["spec", "interface", "implement", "test", "validate", "docs", "land"] | None = None
     depends_on: list[str] = Field(default_factory=list, max_length=64)
     allow: list[str] = Field(default_factory=list, max_length=200)
@@ -138,6 +139,8 @@ def load_pipeline(text: str, source: str) -> Pipeline:
     else:
         line = _parsed(_AssemblyLineForm, body, key, source)
         form = _PipelineForm(name=line.name, rework_max=line.on_test_failure.max_retries, defaults=line.defaults, stages=line.stages)
+    if form.defaults.agent is not None and form.defaults.agent.name is not None:
+        raise ConfigError(f"{source}: defaults: agent.name: each stage names its own; here only its driver can stand")
     stages = [_stage(one, form.defaults, source) for one in form.stages]
     return Pipeline(
         name=form.name,
@@ -165,7 +168,9 @@ def _first_problem(error: ValidationError, body: object, key: str) -> str:
         where, at = f"stage {_name_at(body, at[1])}", at[2:]
     name = ".".join(str(part) for part in at)
     if problem["type"] == "extra_forbidden":
-        form = _StageForm if where.startswith("stage ") else _Common if at[0] == "defaults" else _PipelineForm
+        form = (
+            AgentForm if "agent" in at else _StageForm if where.startswith("stage ") else _Common if at[0] == "defaults" else _PipelineForm
+        )
         close = difflib.get_close_matches(str(at[-1]), form.model_fields, 1)
         return f"{where}: unknown key {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if problem["type"] == "model_type":
@@ -187,13 +192,15 @@ def _stage(form: _StageForm, defaults: _Common, source: str) -> Stage:
     role = _role(form, at)
     is_agent = role in _AGENT_ROLES
     _check_kind(form, role, is_agent, at)
-    agent = AGENT_ALIASES.get(form.agent, form.agent) if form.agent else None
+    name = form.agent.name if form.agent else None
+    agent = AGENT_ALIASES.get(name, name) if name else None
     common = _with_defaults(form, defaults)
     limits = {limit: common[key] for key, limit in _LIMIT_KEYS.items() if common[key] is not None}
     return Stage(
         name=form.name,
         role=role,
         agent=(agent or role) if is_agent else None,
+        driver=(driver_of(form.agent, f"{at}: agent") or driver_of(defaults.agent, f"{source}: defaults: agent")) if is_agent else None,
         model=common["model"] if is_agent else None,
         depends_on=tuple(form.depends_on),
         allow=tuple(form.allow or form.scope),
@@ -235,16 +242,15 @@ def _role(form: _StageForm, at: str) -> Role:
         return form.role
     if form.type == "builtin":
         return "land" if form.name == "land" else "validate"
-    for name in (form.agent, form.name):
+    agent = form.agent.name if form.agent else None
+    for name in (agent, form.name):
         known = AGENT_ALIASES.get(name or "", name)
         for role in get_args(Role):
             if known == role:
                 return cast(Role, role)
     if form.command is not None and form.agent is None:
         return "validate"
-    raise ConfigError(
-        f"{at}: role: agent {form.agent!r} says nothing of the stage's role; add `role:` with one of {', '.join(get_args(Role))}"
-    )
+    raise ConfigError(f"{at}: role: agent {agent!r} says nothing of the stage's role; add `role:` with one of {', '.join(get_args(Role))}")
 
 
 def _check_kind(form: _StageForm, role: Role, is_agent: bool, at: str) -> None:
@@ -266,7 +272,7 @@ def _check_kind(form: _StageForm, role: Role, is_agent: bool, at: str) -> None:
 
 
 def _with_defaults(form: _StageForm, defaults: _Common) -> dict[str, Any]:
-    own = {name: getattr(form, name) for name in _Common.model_fields}
+    own = {name: getattr(form, name) for name in _Common.model_fields if name != "agent"}
     return {name: getattr(defaults, name) if value is None else value for name, value in own.items()}
 
 

@@ -8,9 +8,9 @@ from typing import cast
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from sandbox.contract.agent_spec import AgentSpec, CacheTtl, ToolName
+from sandbox.contract.agent_spec import AgentSpec, CacheTtl, DriverSpec, ToolName
 from sandbox.contract.errors import ConfigError
-from sandbox.contract.model import Frozen
+from supervisor.pipeline.agent_form import DriverForm, driver_of
 from supervisor.pipeline.bounded_yaml import load_yaml
 from supervisor.pipeline.load import AGENT_ALIASES
 
@@ -18,8 +18,8 @@ PROMPT_CHARS_MAX = 64_000
 OVERRIDE_DIRECTORY = ".andon/agents"
 
 
-class AgentDefinition(Frozen):
-    """One agent as it is written down."""
+class AgentDefinition(DriverForm):
+    """One agent as it is written down; which program it is, where that is not our own, is said by four keys (`DriverForm`)."""
 
     model_config = ConfigDict(strict=True)
 
@@ -96,9 +96,11 @@ def parse_agent(text: str, source: str) -> AgentDefinition:
     if isinstance(fields.get("tools"), list):
         fields["tools"] = tuple(cast(list[object], fields["tools"]))
     try:
-        return AgentDefinition.model_validate(fields)
+        definition = AgentDefinition.model_validate(fields)
     except ValidationError as error:
         raise ConfigError(_first_problem(error, source)) from error
+    driver_of(definition, source)
+    return definition
 
 
 def agent_spec(
@@ -108,6 +110,7 @@ def agent_spec(
     model: str | None = None,
     steps_max: int | None = None,
     output_tokens_max: int | None = None,
+    driver: DriverSpec | None = None,
 ) -> AgentSpec:
     """Return what goes to the agent: its definition, the first user message, and what the stage says otherwise."""
     return AgentSpec(
@@ -120,6 +123,7 @@ def agent_spec(
         output_tokens_max=output_tokens_max or definition.max_tokens,
         cache_ttl=definition.cache_ttl,
         tool_timeout_s=definition.tool_timeout_s,
+        driver=driver or driver_of(definition, definition.name) or DriverSpec(),
     )
 
 
@@ -142,6 +146,7 @@ def _first_problem(error: ValidationError, source: str) -> str:
     problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = ", ".join(name for name in AgentDefinition.model_fields if name != "system")
+        ours = [name for name in AgentDefinition.model_fields if name != "system" and name not in DriverForm.model_fields]
+        known = ", ".join([*ours, *DriverForm.model_fields])
         return f"{source}: {key}: unknown key; known are {known}"
     return f"{source}: {key}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
