@@ -39,6 +39,7 @@ class Account:
         self._phase: Phase = "preparing"
         self._session: Session | None = None
         self._shown: tuple[str, ...] = ()
+        self._lowered = delivery.job.agent.driver.lowers if delivery.job.agent else ()
         self._sandbox = SandboxRecord(uid=slot.uid, missing=() if slot.uid is not None else (NO_UID_OF_ITS_OWN,))
         self.started_at = time.time()
         self.trace = AttemptTrace(host, delivery, grant, self.started_at)
@@ -59,7 +60,9 @@ class Account:
             image_id=image,
             runtime=self._job.runtime,
             uid=self._sandbox.uid,
-            missing=tuple(dict.fromkeys((*self._host.missing, *self._sandbox.missing, *missing, *box.missing, *self._shown))),
+            missing=tuple(
+                dict.fromkeys((*self._lowered, *self._host.missing, *self._sandbox.missing, *missing, *box.missing, *self._shown))
+            ),
         )
         if self._job.strict:
             check_strict(self._sandbox.missing)
