@@ -134,8 +134,9 @@ class AttemptTrace:
             finally:
                 self._ran = (begun, time.time())
                 dropped = session.dropped
-                span.put({"andon.agent.turns": session.view.turn, "andon.telemetry.dropped": self._relay.dropped})
-                span.put({"andon.telemetry.refused": dropped["traces"], "andon.gateway.refused": dropped["requests"]})
+                span.put({"andon.agent.turns": session.view.turn, "andon.gateway.refused": dropped["requests"]})
+                span.put({"andon.telemetry.dropped": self._relay.dropped, "andon.telemetry.refused": dropped["traces"]})
+                span.put({"andon.telemetry.attributes_dropped": self._relay.attributes_dropped})
                 if session.first_byte_at is not None:
                     boot = self._host.exec_spans.start("agent boot", trace_id=parent.trace_id, parent=span.context.span_id, start=begun)
                     boot.end(max(begun, session.first_byte_at))

@@ -16,6 +16,8 @@ from sandbox.telemetry import Attribute, Context, Spans
 
 SPANS_MAX = 5_000
 """Of one attempt."""
+VALUES_MAX = 10_000
+"""In one body, some two hundred spans: anybody in a sandbox may send them, and to read one must not hold the loop that keeps the leases."""
 CLOCK_SLACK_S = 1.0
 
 _NAME = re.compile(r"execute_tool ([a-z0-9_.-]{1,80})")
@@ -53,11 +55,14 @@ class OtlpRelay:
         self._common = common
         self.accepted = 0
         self.dropped = 0
+        """Spans that were not made, and bodies that were not read."""
+        self.attributes_dropped = 0
+        """Of the spans that were made."""
 
     def take(self, body: bytes) -> None:
         """Judge one body of `POST /v1/traces`; never raises for what is in it."""
         try:
-            document = parse_strictly(body)
+            document = parse_strictly(body, values_max=VALUES_MAX)
         except ValueError:
             self.dropped += 1
             return
@@ -99,7 +104,10 @@ class OtlpRelay:
             return None
         # The slack is for clocks that are corrected meanwhile; in the trace a child lies inside its parent.
         start, end = min(max(start, self._started_at), now), min(max(end, self._started_at), now)
-        return ToolSpan(name=name, start=start, end=end, attributes=dict(_attributes(raw.get("attributes"))))
+        given = raw.get("attributes")
+        kept = dict(_attributes(given))
+        self.attributes_dropped += len(given) - len(kept) if isinstance(given, list) else 0
+        return ToolSpan(name=name, start=start, end=end, attributes=kept)
 
 
 def _spans_of(document: Any) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from sandbox.contract.ids import span_id, trace_id
-from sandbox.gateway.otlp_relay import SPANS_MAX, OtlpRelay
+from sandbox.gateway.otlp_relay import SPANS_MAX, VALUES_MAX, OtlpRelay
 from sandbox.telemetry import Context, Spans
 
 PARENT = Context(trace_id("01jd8m6w2x"), span_id("01jd8m6w2x/implement/1/1"))
@@ -153,6 +153,7 @@ def test_an_attribute_that_is_not_on_the_list_is_left_out_and_the_span_stays(rel
     known = {"gen_ai.operation.name", "gen_ai.tool.name", "gen_ai.tool.type", "container.id"}
     assert {name for name in made if "." in name} == known
     assert (made["container.id"], made["gen_ai.tool.name"]) == ("c0ffee", "bash")
+    assert (relayed.relay.dropped, relayed.relay.attributes_dropped) == (0, 1)
 
 
 def test_a_span_within_the_clock_slack_is_cut_to_the_life_of_its_parent(relayed: Relayed) -> None:
@@ -166,8 +167,18 @@ def test_a_span_within_the_clock_slack_is_cut_to_the_life_of_its_parent(relayed:
 
 def test_an_attempt_has_at_most_5000_spans(relayed: Relayed) -> None:
     """A loop in a sandbox does not fill the disk."""
-    for _ in range(6):
-        relayed.relay.take(body(*[a_span() for _ in range(1_000)]))
+    for _ in range(60):
+        relayed.relay.take(body(*[a_span() for _ in range(100)]))
 
     assert len(relayed.made()) == SPANS_MAX
     assert relayed.relay.dropped == 1_000
+
+
+@pytest.mark.abuse("P03")
+def test_a_body_of_very_many_values_is_counted_and_not_read(relayed: Relayed) -> None:
+    """The control: the same span in a body of its own is taken; among 20,000 empty ones nothing is, and the loop is not held."""
+    relayed.relay.take(body(a_span()))
+    relayed.relay.take(body(a_span(), *({} for _ in range(2 * VALUES_MAX))))
+
+    assert len(relayed.made()) == 1
+    assert (relayed.relay.accepted, relayed.relay.dropped) == (1, 1)
