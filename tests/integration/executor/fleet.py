@@ -52,6 +52,7 @@ class Desk:
     knows_tokens: bool = True
     refusal: str = ""
     """Why nobody may join."""
+    wall_left_s: float = 300
 
     async def join(self, request: JoinRequest) -> JoinReply:
         """Let everybody in, or nobody."""
@@ -76,7 +77,7 @@ class Desk:
         return BudgetReply(granted=True, remaining_nano_usd=10**12)
 
     def _granted(self) -> ClaimReply:
-        return ClaimReply(decision="granted", attempt=self.attempts, token=self.token, traceparent=PARENT, wall_left_s=300)
+        return ClaimReply(decision="granted", attempt=self.attempts, token=self.token, traceparent=PARENT, wall_left_s=self.wall_left_s)
 
 
 @dataclass
