@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -61,14 +61,14 @@ class Setting:
     runtimes: dict[str, dict[str, object]] = field(default_factory=dict)
     """As in its daemon.json."""
     flags: tuple[str, ...] = ()
-    prelude: str = ""
-    """Shell, run as root in the engine's own mount namespace before it starts; `$state` is its directory, `$data` that of its data."""
+    around: Callable[[Path], contextlib.AbstractContextManager[None]] = lambda _state: contextlib.nullcontext()
+    """What has to be there while it runs, given its directory."""
+    view: str = ""
+    """Below its directory: what it sees at /tmp, in a mount namespace of its own."""
     place: str = tempfile.gettempdir()
     """Where its socket and state are."""
-    data: str = "{data}"
-    """Its data directory."""
-    brand: str = ""
-    """Of its data, if others cannot use them."""
+    data: str = ""
+    """Where its data are, if not beside the programs."""
 
 
 class Engines:
@@ -100,10 +100,14 @@ class Engines:
             return TestEngine(name, DEFAULT_URL, version or "")
         if os.geteuid() != 0:
             raise NotHereError(f"needs root: engine {name!r} is not running and only root can start one")
-        is_debian = name in {"default", "debian", "userns-debian"}
-        programs = _debian_programs() if is_debian else _current_programs()
-        url = self._stack.enter_context(_private_engine("debian" if is_debian else "current", programs, _setting(name)))
+        programs = _debian_programs() if is_debian(name) else _current_programs()
+        url = self._stack.enter_context(_private_engine("debian" if is_debian(name) else "current", programs, _setting(name)))
         return TestEngine(name, url, _version(url) or "")
+
+
+def is_debian(name: EngineName) -> bool:
+    """Return whether an engine that is not running already would be Debian's."""
+    return name in {"default", "debian", "userns-debian"}
 
 
 def _setting(name: EngineName) -> Setting:
@@ -112,14 +116,12 @@ def _setting(name: EngineName) -> Setting:
         registered: dict[str, object] = {"path": program, "runtimeArgs": ["--host-uds=open", "--oci-seccomp"]}
         return Setting(runtimes={"runsc": registered, "runsc-bare": {"path": program}})
     if name in {"userns", "userns-debian"}:
-        # The files a distribution has; `nobody` is the one user besides root that is everywhere.
-        ids = f'echo nobody:{FIRST_MAPPED}:65536 > "$state/ids"; for file in subuid subgid; do mount --bind "$state/ids" /etc/$file; done'
-        # Its data, below a home that is closed to others, is where the mapped users may go.
-        own = 'mkdir "$state/data"; chmod 711 "$data"; mount --bind "$data" "$state/data"'
-        return Setting(flags=("--userns-remap=nobody:nogroup",), prelude=f"{ids}; {own}", data="{state}/data", brand=name)
+        user = f"andon-{'d' if is_debian(name) else 'c'}{os.getpid()}"
+        # The users of the mapping have to reach its data: a cache below root's home is closed to them.
+        return Setting(flags=(f"--userns-remap={user}",), around=lambda _: _mapped_user(user), data=f"/var/cache/andon-servers/{name}")
     if name == "apart":
         recipe("debian-tools")
-        return Setting(prelude="bindfs -o dev,suid /tmp /tmp", place="/run")
+        return Setting(around=_carried_view, view="view", place="/run")
     return Setting()
 
 
@@ -175,20 +177,13 @@ def _private_engine(name: str, programs: Path, setting: Setting = Setting()) -> 
     state = Path(tempfile.mkdtemp(prefix=f"andon-{name}-", dir=setting.place))
     state.chmod(0o711)  # the socket's group reaches it, as it does in /run
     try:
-        with _own_data(cache, f"{setting.brand or name}-data") as data:
+        with setting.around(state), _own_data(Path(setting.data) if setting.data else cache, f"{name}-data") as data:
             url = f"unix://{state}/docker.sock"
             (state / "daemon.json").write_text(json.dumps({"runtimes": setting.runtimes} if setting.runtimes else {}))
             command = [
-                *_namespaces(state, data, setting.prelude),
+                *_namespaces(state / setting.view if setting.view else None),
                 *("dockerd", "--config-file", str(state / "daemon.json"), *setting.flags),
-                *(
-                    "--data-root",
-                    setting.data.format(state=state, data=data),
-                    "--exec-root",
-                    str(state / "exec"),
-                    "--pidfile",
-                    str(state / "pid"),
-                ),
+                *("--data-root", str(data), "--exec-root", str(state / "exec"), "--pidfile", str(state / "pid")),
                 *("--host", url, "--bridge", "none", "--iptables=false", "--ip6tables=false"),
             ]
             environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
@@ -206,29 +201,47 @@ def _private_engine(name: str, programs: Path, setting: Setting = Setting()) -> 
         shutil.rmtree(state, ignore_errors=True)
 
 
-def _namespaces(state: Path, data: Path, prelude: str) -> tuple[str, ...]:
+def _namespaces(view: Path | None) -> tuple[str, ...]:
     """Return how an engine begins: with the session, and in a network namespace of its own, where it can delete nobody's bridge."""
     begins = ("setpriv", "--pdeathsig", "TERM", "unshare", "--net")
-    if not prelude:
+    if view is None:
         return begins
-    # What is mounted outside later has to arrive inside, and nothing of inside outside.
-    return (
-        *begins,
-        "--mount",
-        "--propagation",
-        "slave",
-        "sh",
-        "-ec",
-        f'state=$0; data=$1; shift; {prelude}; exec "$@"',
-        str(state),
-        str(data),
-    )
+    return (*begins, "--mount", "sh", "-ec", 'mount --bind "$0" /tmp; exec "$@"', str(view))
+
+
+@contextlib.contextmanager
+def _mapped_user(name: str) -> Iterator[None]:
+    """Make the user whose subordinate users an engine maps to."""
+    users = f"{FIRST_MAPPED}-{FIRST_MAPPED + 65_535}"
+    _as_root("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", name)
+    try:
+        _as_root("usermod", "--add-subuids", users, "--add-subgids", users, name)
+        yield
+    finally:
+        _as_root("userdel", name)
+
+
+@contextlib.contextmanager
+def _carried_view(state: Path) -> Iterator[None]:
+    """Show /tmp through a file system that carries files and no sockets; its server stays outside, where it sees every later mount."""
+    (state / "view").mkdir()
+    _as_root("bindfs", "-o", "dev,suid,allow_other", "/tmp", str(state / "view"))
+    try:
+        yield
+    finally:
+        _as_root("umount", "--lazy", str(state / "view"))
+
+
+def _as_root(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode != 0:
+        raise NotHereError(f"{command[0]}: {done.stderr.strip()}")
 
 
 @contextlib.contextmanager
 def _own_data(cache: Path, brand: str) -> Iterator[Path]:
     """Hold a data directory nobody else holds: two sessions at once get two."""
-    cache.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(mode=0o755, parents=True, exist_ok=True)
     for number in range(_SESSIONS_MAX):
         data = cache / f"{brand}-{number}"
         data.mkdir(exist_ok=True)
@@ -268,19 +281,22 @@ def rootless_engine(as_user: tuple[str, ...], home: Path) -> Iterator[str]:
     programs = _debian_programs()
     recipe("debian-tools")
     state = home / "rootless"
-    start = (
-        f"mkdir -m 700 {state} && echo {{}} > {state}/daemon.json && "
-        f"exec rootlesskit --net=host --state-dir={state}/kit --copy-up=/etc --copy-up=/run --propagation=rslave "
-        f"dockerd --rootless --config-file {state}/daemon.json --data-root {state}/data --exec-root {state}/exec --pidfile {state}/pid "
-        f"--host unix://{state}/docker.sock --bridge none --iptables=false --ip6tables=false"
+    (dockerd := state / "dockerd.sh").parent.mkdir(mode=0o755)
+    dockerd.write_text(
+        # What `--copy-up` shows of the machine's own engine is in the way.
+        f"rm -rf {state}/run && mkdir -m 700 {state}/run && echo {{}} > {state}/run/daemon.json && rm -f /run/docker /run/containerd\n"
+        f"exec dockerd --rootless --config-file {state}/run/daemon.json --data-root {state}/run/data --exec-root {state}/run/exec "
+        f"--pidfile {state}/run/pid --host unix://{state}/run/docker.sock --bridge none --iptables=false --ip6tables=false\n"
     )
+    shutil.chown(state, home.stat().st_uid, home.stat().st_gid)
+    kit = ("rootlesskit", "--net=host", f"--state-dir={state}/kit", "--copy-up=/etc", "--copy-up=/run", "--propagation=rslave")
     # Outside, so that it shares no network with the machine although it asks for no other.
-    command = ["setpriv", "--pdeathsig", "TERM", "unshare", "--net", *as_user, "sh", "-ec", start]
+    command = ["setpriv", "--pdeathsig", "TERM", "unshare", "--net", *as_user, *kit, "sh", "-e", str(dockerd)]
     environment = {"HOME": str(home), "XDG_RUNTIME_DIR": str(state), "PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"}
     with tempfile.NamedTemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=home) as process:
         SESSION_PROCESSES.add(process.pid)
         try:
-            _wait_ready(process, f"unix://{state}/docker.sock", Path(log.name))
-            yield f"unix://{state}/docker.sock"
+            _wait_ready(process, f"unix://{state}/run/docker.sock", Path(log.name))
+            yield f"unix://{state}/run/docker.sock"
         finally:
             _stop(process)
