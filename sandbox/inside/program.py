@@ -6,6 +6,7 @@ import traceback
 
 from sandbox.contract.job import Assignment, Submission
 from sandbox.inside import gateway_client, self_destruct, workspace_git
+from sandbox.inside.packages import installing
 from sandbox.inside.paths import Paths, base_environment
 
 
