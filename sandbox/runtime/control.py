@@ -32,6 +32,11 @@ class Control:
         self._engine = engine
         self._id = container_id
 
+    @property
+    def container_id(self) -> str:
+        """Return the engine's full id."""
+        return self._id
+
     async def wait(self, limit_s: float) -> bool:
         """Wait until it has ended by itself; False if it did not in that time."""
         deadline = time.monotonic() + limit_s

@@ -40,7 +40,9 @@ async def control_alone(scene: Scene, ear: Ear) -> dict[str, Said]:
         )
         default["race.overspent"] = gateway.overspent()
         default["spans.passed"] = gateway.traces.passed_unjudged()
-    return _either(default, loose)
+    both = _either(default, loose)
+    # One search is control for both: of the sandbox's own process and of the agent's tool.
+    return both | {name.replace("key.", "key_tool."): said for name, said in both.items() if name.startswith("key.")}
 
 
 async def control_limits(scene: Scene) -> dict[str, Said]:

@@ -12,7 +12,8 @@ import pytest
 from sandbox.contract.job import Assignment, Check, Limits, Submission
 from sandbox.contract.result import Outcome
 from sandbox.executor.ending import Cancel, watch
-from sandbox.runtime.container_spec import SlotSpec
+from sandbox.runtime.container_spec import PROGRAM, SlotSpec
+from sandbox.runtime.control import running_control
 from sandbox.runtime.docker import DockerRuntime, DockerSandbox
 from tests.fakes.gateway import Gateway, open_gateway
 from tests.fakes.script import Fault, Turn, single, submit
@@ -132,13 +133,35 @@ class _Hasty:
         await self._session.wait_idle(limit_s / 15)
 
 
-async def test_the_wall_clock_of_a_stage_alone(docker_runtime: DockerRuntime, agent_image: str, a_slot: SlotBuilder):
-    """Neither tool nor silence is over; the host's clock is."""
-    async with at_work(docker_runtime, a_slot(), agent_image, an_assignment("sleep", "1000")) as (box, gateway):
+@pytest.mark.abuse("D15", "D25")
+@pytest.mark.parametrize("tool", ["sleep 1000", "kill -STOP $PPID; sleep 1000"], ids=["the program waits", "the program is stopped"])
+async def test_the_wall_clock_of_a_stage_alone(docker_runtime: DockerRuntime, agent_image: str, a_slot: SlotBuilder, tool: str):
+    """Neither tool nor silence is over; the host's clock is, which nobody in the sandbox can stop."""
+    async with at_work(docker_runtime, a_slot(), agent_image, an_assignment("sh", "-c", tool)) as (box, gateway):
         ending = await asyncio.wait_for(watch(a_job(), box, gateway.session, Held(), Cancel(), 2), 60)
+        assert (await box.wait()).code == 137
 
     assert ending.outcome is Outcome.TIMEOUT
     assert "wall clock" in ending.reason
+
+
+A_CLOCK_OF_ITS_OWN = """
+import os, signal
+if os.fork() == 0:
+    signal.alarm(1)
+    if os.fork() == 0:
+        os.kill(os.getppid(), signal.SIGSTOP)
+    signal.pause()
+os.wait()
+"""
+
+
+@pytest.mark.abuse("D15", "D25")
+async def test_control_a_container_that_stops_its_own_clock_lives_on(docker_runtime: DockerRuntime, agent_image: str):
+    """With an engine's default flags nothing ends a container, and an alarm inside never reaches a program that was stopped."""
+    program = (*PROGRAM[:2], "-c", A_CLOCK_OF_ITS_OWN)
+    async with running_control(docker_runtime, agent_image, program, instance="test-control", binds={}, deadline=0) as box:
+        assert not await box.wait(3)
 
 
 @pytest.mark.parametrize("tool", ["sleep 1000", "kill -STOP $PPID; sleep 1000"], ids=["the program waits", "the program is stopped"])

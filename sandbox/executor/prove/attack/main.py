@@ -39,7 +39,6 @@ def _alone_control(given: dict[str, Any]) -> None:
     plants.plant(Path("/workspace"), Path("/tmp"), canary, given["secret"])
     plants.use_plain_git(Path("/workspace") / plants.GIT_TREE, canary)
     gateway.attack_process(_a_child())
-    search.run("key_tool", _wanted(given))
     gateway.race(given["model"], given["calls"], given["tokens"])
     gateway.forge_spans(given["trace_id"])
     gateway.call_as_owner(given["model"], given["tokens"])
@@ -50,6 +49,7 @@ def _around(given: dict[str, Any]) -> None:
     network.run(given["host"], given["tcp_port"], given["udp_port"])
     kernel.run()
     power.run()
+    power.look_for_sockets()
     search.run("key", _wanted(given))
 
 
@@ -57,9 +57,13 @@ def _wall_less(given: dict[str, Any]) -> None:
     """What the engine's default flags may stop too, with every wall taken down."""
     kernel.run()
     power.run()
-    search.run("key", _wanted(given))
-    search.run("key_tool", _wanted(given))
+    search.search_memory("key", _wanted(given))
     gateway.attack_process(_a_child())
+
+
+def _kernel(_given: dict[str, Any]) -> None:
+    """System calls alone."""
+    kernel.run()
 
 
 def _tool(given: dict[str, Any]) -> None:
@@ -97,6 +101,7 @@ _ROLES = {
     "alone": _alone,
     "alone-control": _alone_control,
     "wall-less": _wall_less,
+    "kernel": _kernel,
     "tool": _tool,
     "bombs": _bombs,
     "hold": _hold,

@@ -31,6 +31,10 @@ def run() -> None:
     attempt("settings.cgroup", _mount_cgroup)
     attempt("root.written", _write_root)
     attempt("facts.read", _read_facts)
+
+
+def look_for_sockets() -> None:
+    """Look for the engine's socket on the whole disk."""
     attempt("engine.socket", _find_sockets)
 
 

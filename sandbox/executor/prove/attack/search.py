@@ -44,6 +44,11 @@ def run(name: str, wanted: Wanted) -> None:
     attempt(f"{name}.environment", lambda: _in_environment(wanted))
     attempt(f"{name}.processes", lambda: _in_processes(wanted))
     attempt(f"{name}.files", lambda: in_files(wanted))
+    search_memory(name, wanted)
+
+
+def search_memory(name: str, wanted: Wanted) -> None:
+    """Look in all memory that can be read."""
     attempt(f"{name}.memory", lambda: _in_memory(wanted), limit_s=15)
 
 
