@@ -175,7 +175,7 @@ class ScriptedModel:
         """Check a request as the provider does and return what its input costs."""
         problems = _problems(call.request["messages"])
         key = (call.run, call.stage, call.round, call.attempt)
-        unmarked = [_without_markers(message) for message in call.request["messages"]]
+        unmarked = [_as_blocks(_without_markers(message)) for message in call.request["messages"]]
         frame = [call.request.get("system"), call.request.get("tools"), call.request["model"]]
         before = self._seen.get(key)
         if before is not None and call.turn > 0 and [_without_markers(frame), *unmarked][: len(before)] != before:
@@ -235,6 +235,12 @@ def _without_markers(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_markers(inner) for key, inner in value.items() if key != "cache_control"}
     return [_without_markers(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _as_blocks(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message with its text as a block: to the model it is the same."""
+    content = message["content"]
+    return {**message, "content": [{"type": "text", "text": content}] if isinstance(content, str) else content}
 
 
 def _feature(request: dict[str, Any], script: Script) -> str:
