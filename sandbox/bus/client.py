@@ -22,7 +22,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from nats.aio.transport import TcpTransport
 
 from sandbox.bus.lifetimes import Tasks, completed
-from sandbox.bus.messages import Interrupted, Message, NoAnswer, Subscription
+from sandbox.bus.messages import Interrupted, Message, NoAnswer, Subscription, checked_subject
 from sandbox.bus.quiet import hush_ends_of_tls
 from sandbox.contract.credentials import Credentials, inbox_prefix
 from sandbox.contract.errors import BrokerError, BrokerRefused
@@ -294,7 +294,7 @@ class NatsClient:
             task.cancel()
 
     def _check_size(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
-        head = sum(len(key) + len(value) + 4 for key, value in headers.items())
+        head = len(checked_subject(subject)) + sum(len(key) + len(value) + 4 for key, value in headers.items())
         if head > HEADERS_BYTES_MAX - 64 or len(payload) > self.payload_bytes_max:
             raise ValueError(f"message of {len(payload)} bytes for {subject}; at most {self.payload_bytes_max}")
 

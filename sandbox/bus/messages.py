@@ -1,6 +1,7 @@
 """What comes over a connection: messages, the subscriptions they queue in, and how a call fails; not the connection itself."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,6 +26,23 @@ class NoAnswer(BrokerError):
 
 class Interrupted(BrokerError):
     """The connection broke under the call: whether the broker took it is not known."""
+
+
+_SUBJECT = re.compile(r"[!-)+-\-/-=?-~]+(?:\.[!-)+-\-/-=?-~]+)*")
+_API = re.compile(r"\$JS(?:\.[a-z]+)?\.API(?:\.[!-\-/-~]+)+")
+"""Requests to JetStream may name a filter, a pattern, in their own subject."""
+SUBJECT_CHARS_MAX = 1_024
+
+
+def checked_subject(subject: str) -> str:
+    """Return `subject` if a message may be sent to it: the library takes wildcards, blanks and line ends, and sends them (ABUSE N08).
+
+    Raises:
+        ValueError: It is none, or a pattern, or longer than 1,024 characters (5,000 end the connection).
+    """
+    if len(subject) > SUBJECT_CHARS_MAX or not (_SUBJECT.fullmatch(subject) or _API.fullmatch(subject)):
+        raise ValueError(f"{subject[:80]!r} is no subject to send to")
+    return subject
 
 
 @dataclass(frozen=True, slots=True)

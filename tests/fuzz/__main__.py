@@ -71,7 +71,8 @@ def _judged(name: str, number: int, seconds: float, *, keep: bool) -> Verdict:
         environment = {**os.environ, "ANDON_FUZZ_SEED": str(number), "ANDON_FUZZ_S": str(seconds), "TMPDIR": directory}
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + GRACE_S, check=False)
-            died = "" if done.returncode in (0, 1) else f"the process ended with {done.returncode}: {done.stderr[-2_000:]}"
+            said = (place / "verdict").exists()
+            died = "" if said else f"the process ended with {done.returncode}: {done.stderr[-2_000:]}"
         except subprocess.TimeoutExpired:
             died = "the process did not end"
         if died:

@@ -7,21 +7,17 @@ host. What clients may do is in `test_nats_clients.py`.
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from sandbox.bus import Connection, NatsExecutorLink, NatsSupervisorLink, Subscription, public_key
+from sandbox.bus import Connection, NatsExecutorLink, Subscription, public_key
 from sandbox.bus.assets import BUCKET_BYTES_MAX
 from sandbox.contract import subjects
 from sandbox.contract.blob import input_bucket, output_bucket
-from sandbox.contract.credentials import ExecutorCredentials
 from sandbox.contract.errors import BrokerError, Rejected
 from supervisor.store.embedded import EmbeddedBroker
 from supervisor.store.jetstream import JetStreamEventLog
-from supervisor.store.listen import Listen
 from tests.fakes.paper_desk import PaperDesk
 from tests.fakes.wire_data import (
     RUN,
@@ -38,43 +34,17 @@ from tests.fakes.wire_data import (
     pay,
     take,
 )
+from tests.security.nats_site import Site, open_site
 
 INPUT = input_bucket("default")
 DENIED_S = 0.4
 """A denied publish is not answered at all; an allowed one is in a few milliseconds."""
 
 
-@dataclass
-class Site:
-    """A broker with a supervisor, two pools and an executor in each; `attacker` is a raw connection with ex1's key."""
-
-    broker: EmbeddedBroker
-    supervisor: NatsSupervisorLink
-    ex1: NatsExecutorLink
-    ex2: NatsExecutorLink
-    attacker: Connection
-    attacker_credentials: ExecutorCredentials
-
-    @property
-    def fleet(self) -> Connection:
-        """The supervisor's own connection, to look behind the walls."""
-        return self.supervisor.connection
-
-
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(
-            EmbeddedBroker.run(tmp_path / "nats", listen=Listen(host="0.0.0.0", advertise="localhost"))
-        )
-        supervisor = await stack.enter_async_context(NatsSupervisorLink.connect(broker.supervisor, pools=("default", "gpu")))
-        for name, pools in (("ex1", ("default",)), ("ex2", ("gpu",))):
-            await supervisor.admit(name, pools)
-        own = await broker.add_executor("ex1", ("default",))
-        ex1 = await stack.enter_async_context(NatsExecutorLink.connect(own))
-        ex2 = await stack.enter_async_context(NatsExecutorLink.connect(await broker.add_executor("ex2", ("gpu",))))
-        attacker = await stack.enter_async_context(Connection.open(own, name="attacker", inbox="ex1"))
-        yield Site(broker, supervisor, ex1, ex2, attacker, own)
+    async with open_site(tmp_path) as opened_site:
+        yield opened_site
 
 
 async def test_an_executor_does_its_work_with_its_own_rights(site: Site) -> None:
@@ -101,6 +71,7 @@ async def test_an_executor_does_its_work_with_its_own_rights(site: Site) -> None
     assert [await _messages(site, name) for name in ("RESULTS", "TEL", "KV_EXECUTORS")] == [1, 1, 1]
 
 
+@pytest.mark.abuse("N01", "N02", "N04", "N06", "A06")
 @pytest.mark.parametrize(
     ("subject", "payload"),
     [
@@ -170,6 +141,7 @@ async def test_an_executor_may_not_publish_elsewhere(site: Site, subject: str, p
     assert await site.ex2.next_job(2) is not None
 
 
+@pytest.mark.abuse("N03", "N08")
 @pytest.mark.parametrize(
     "subject",
     [
@@ -241,6 +213,7 @@ async def test_a_rollup_header_empties_no_bucket(site: Site) -> None:
     assert await site.supervisor.get_blob(ref) == b"data"
 
 
+@pytest.mark.abuse("N05")
 async def test_another_executor_cannot_use_up_a_results_message_id(site: Site) -> None:
     """The id holds a secret of the attempt; a guessed one suppresses nothing (ABUSE N05)."""
     guesses = (f"{RUN}-spec-1:1", f"{RUN}-spec-1:1:", f"{RUN}-spec-1:1:{'0' * 32}")
@@ -255,6 +228,7 @@ async def test_another_executor_cannot_use_up_a_results_message_id(site: Site) -
     assert stored.result == a_result("ex2")
 
 
+@pytest.mark.abuse("N01")
 async def test_a_result_in_anothers_name_is_dropped(site: Site) -> None:
     """The subject says who spoke; a payload that says otherwise, or cannot be read, is removed and does not block (ABUSE N01)."""
     await site.attacker.store("andon.res.ex1.done", a_result("ex2").model_dump_json().encode())
@@ -276,6 +250,7 @@ async def test_a_life_sign_in_anothers_name_is_not_listed(site: Site) -> None:
     assert await site.supervisor.executors() == []
 
 
+@pytest.mark.abuse("N07")
 async def test_an_executor_cannot_fill_shared_storage(site: Site) -> None:
     """Each executor's objects have a bound of their own; at it a flood is refused, and everybody else's work goes on (ABUSE N07)."""
     stream = f"OBJ_{output_bucket('ex1')}"
@@ -295,6 +270,7 @@ async def test_an_executor_cannot_fill_shared_storage(site: Site) -> None:
     await site.ex2.publish_result(a_result("ex2"))
 
 
+@pytest.mark.abuse("N07")
 async def test_whatever_an_executor_may_write_is_bounded(site: Site) -> None:
     """Every stream its key reaches keeps a bounded number of bytes, all of them reserved in the broker's store."""
     bounds = {name: (await site.fleet.api(f"STREAM.INFO.{name}"))["config"]["max_bytes"] for name in _WRITABLE}
@@ -320,6 +296,7 @@ async def test_a_flood_of_results_pushes_out_its_own(site: Site) -> None:
     assert stored.result == a_result("ex2")
 
 
+@pytest.mark.abuse("N02")
 async def test_a_broken_record_in_the_store_is_refused(site: Site) -> None:
     """Whatever an executor writes under an object's name, the supervisor gets the announced bytes or none."""
     ref = await site.ex1.put_blob(f"{RUN}/out", b"data")
