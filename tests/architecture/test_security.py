@@ -55,8 +55,8 @@ def test_marks_name_rows_of_the_catalogue():
 
 
 def test_every_row_has_a_test():
-    """Unless the catalogue says why none is owed."""
-    named = {mark.row for mark in marks()}
+    """Besides its control, unless the catalogue says why none is owed."""
+    named = {mark.row for mark in marks() if not mark.name.startswith("test_control_")}
     owed = {row.id for row in CATALOGUE.values() if not (row.accepted or row.later)}
 
     assert sorted(owed - named - NOT_MARKED_YET) == []

@@ -148,6 +148,7 @@ def test_an_honest_product_passes_and_a_wrong_one_fails(tmp_path: Path, mode: st
     assert ("judged in one process" in "\n".join(honest.notes)) == (mode == "in-process")
 
 
+@pytest.mark.abuse("S02", "S03", "S06", "S08")
 @pytest.mark.parametrize("cheat", cheats([cheat for cheat in CHEATS if cheat.stopped_by == "scope"]))
 def test_tests_and_configuration_are_out_of_an_implementation_s_reach(cheat: Cheat):
     """The supervisor refuses the change itself, whatever a run would say."""
@@ -160,6 +161,7 @@ def test_tests_and_configuration_are_out_of_an_implementation_s_reach(cheat: Che
     assert not judge_scope([Change(path="limit.py", old=entry, new=entry)], scope_for(IMPLEMENT, "limits"), IMPLEMENT)
 
 
+@pytest.mark.abuse("S01", "S06", "S16")
 @pytest.mark.parametrize("cheat", cheats(OF_THE_PRODUCT))
 def test_what_the_product_does_to_its_own_tests(tmp_path: Path, cheat: Cheat, mode: str, before: tuple[Evidence, Evidence]):
     """Sealed, none passes; in one process exactly those pass that are known to."""

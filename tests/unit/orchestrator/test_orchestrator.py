@@ -72,6 +72,7 @@ async def test_a_failed_gate_ends_the_run_and_nothing_lands():
     assert world.integrator.landings == 0
 
 
+@pytest.mark.abuse("N10")
 async def test_a_result_counts_once():
     """The same result twice, by republication and by redelivery, is one end and one verdict."""
 
@@ -90,6 +91,7 @@ async def test_a_result_counts_once():
     assert types(log).count("attempt_ended") == types(log).count("attempt_started") == 7
 
 
+@pytest.mark.abuse("N01", "N10")
 async def test_a_result_with_a_wrong_token_is_ignored():
     """A zombie's result changes nothing; the right one after it does."""
 
