@@ -4,7 +4,7 @@
 #
 #   ANDON_COMPOSE       the program to use instead of `docker compose`; without either it is built here, which takes Go
 #   COMPOSE_FILE        compose's own: set, nothing is chosen here
-#   ANDON_EXECUTOR_STATE, ANDON_NATS_PORT, ANDON_JAEGER_PORT, ANDON_SLOTS, ANDON_SEATS: as in compose.yaml
+#   ANDON_EXECUTOR_STATE, ANDON_NATS_PORT, ANDON_JAEGER_PORT, ANDON_HTTP_PORT, ANDON_SLOTS, ANDON_SEATS: as in compose.yaml
 #
 # Exit codes: 0 done · 2 something is missing that this user cannot install · 5 the engine, a build or a service failed.
 set -eu
@@ -149,7 +149,7 @@ up() {
 	(umask 077 && compose exec -T supervisor cat /var/lib/andon/broker/outside.andon.json >"$credentials") ||
 		fail "the stack is up, but its client's credentials cannot be read" 5
 	say "the fleet is up: \`$shown ps\`, \`$shown logs -f\`, \`make down\`"
-	say "traces: http://127.0.0.1:${ANDON_JAEGER_PORT:-16686}"
+	say "traces: http://127.0.0.1:${ANDON_JAEGER_PORT:-16686}, metrics: http://127.0.0.1:${ANDON_HTTP_PORT:-8950}/metrics"
 	say "to use it:"
 	printf 'export NATS_URL=tls://127.0.0.1:%s NATS_CREDS=%s\n' "${ANDON_NATS_PORT:-4222}" "$credentials"
 }

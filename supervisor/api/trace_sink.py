@@ -79,10 +79,16 @@ def _hex_ids(node: Any) -> None:
 class TraceSink:
     """Appends payloads to runs' files, each span once, and hands them to the exporter, if there is one."""
 
-    def __init__(self, file_of: Callable[[str], Path], export: Callable[[bytes], None] | None = None) -> None:
-        """`file_of(run_id)` names the run's trace file; `export` takes an uncompressed OTLP request and returns at once."""
+    def __init__(
+        self,
+        file_of: Callable[[str], Path],
+        export: Callable[[bytes], None] | None = None,
+        see: Callable[[ExportTraceServiceRequest], None] | None = None,
+    ) -> None:
+        """Name each run's trace file by `file_of(run_id)`; `export` (bytes) and `see` are told what is new, and return at once."""
         self._file_of = file_of
         self._export = export
+        self._see = see
         self._stored: OrderedDict[str, set[str]] = OrderedDict()
         """Span ids in the files of the runs written to last."""
         self.rejected = 0
@@ -109,6 +115,8 @@ class TraceSink:
             return
         if is_new and self._export:
             self._export(request.SerializeToString())
+        if is_new and self._see:
+            self._see(request)
 
     def _append(self, run_id: str, request: ExportTraceServiceRequest) -> bool:
         """Write what is new of a request to the run's file; return whether there was anything."""

@@ -18,6 +18,7 @@ from sandbox.contract.release import RELEASE
 from sandbox.mirror import Mirror
 from sandbox.telemetry import Spans
 from supervisor import delivery, stack
+from supervisor.api.metrics import Metrics
 from supervisor.api.trace import RunTrace
 from supervisor.api.trace_sink import TraceSink, exporter, trace_ids_of
 from supervisor.bootstrap.history import keep_history
@@ -29,11 +30,13 @@ from supervisor.gates.spec import parse_spec
 from supervisor.intake import Intake
 from supervisor.integrate import Integrator, Restorer
 from supervisor.orchestrator import Orchestrator, Ports
+from supervisor.pipeline.events import AnyEvent
 from supervisor.pipeline.run import RunState
 from supervisor.store.event_log import EventLog, StaleWriter
 from supervisor.store.fenced import FencedLog
 from supervisor.store.jetstream import JetStreamEventLog
 from supervisor.store.lease import Leadership
+from supervisor.store.listen import Listen
 
 log = logging.getLogger(__name__)
 
@@ -100,11 +103,20 @@ async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership, export
         BrokerError: The connection is gone for good.
     """
     state = place.state
-    sink = TraceSink(lambda run_id: state.run(run_id) / "trace.otlp.jsonl", export)
+    metrics = Metrics()
+    sink = TraceSink(lambda run_id: state.run(run_id) / "trace.otlp.jsonl", export, metrics.see)
     events = FencedLog(JetStreamEventLog(link.connection), lambda: lead.is_held)
     trace = RunTrace(Spans("andon-sup", RELEASE, {"host.name": socket.gethostname()}), sink.store)
     witness = Witness(state, link, trace, events)
-    orchestrator = Orchestrator(_ports(place, events, link, witness))
+
+    def observe(run: RunState, event: AnyEvent) -> None:
+        witness.observe(run, event)
+        metrics.follow(run, event)
+
+    async def figures() -> bytes:
+        return metrics.text(orchestrator.open_runs, await link.executors(), sink.rejected)
+
+    orchestrator = Orchestrator(_ports(place, events, link, observe))
     try:
         async with asyncio.TaskGroup() as tasks:
             serving = [
@@ -114,6 +126,7 @@ async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership, export
                 tasks.create_task(_keep_spans(state, link, sink)),
                 tasks.create_task(_once_ready(orchestrator, lambda: keep_history(place.config, link.connection))),
                 tasks.create_task(_be_present(state, orchestrator) if place.embedded else asyncio.sleep(0)),
+                tasks.create_task(_serve_pages(place.config, figures)),
             ]
             reason = await lead.wait_lost()
             log.warning("leadership is lost, standing by: %s", reason)
@@ -136,7 +149,20 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-def _ports(place: Place, events: EventLog, link: NatsSupervisorLink, witness: Witness) -> Ports:
+async def _serve_pages(config: Config, figures: Callable[[], Awaitable[bytes]]) -> None:
+    """Serve the pages, if an address is configured; without them runs go on all the same."""
+    if config.http is None:
+        return
+    from supervisor.api import http  # 20 MiB, for whoever wants pages only
+
+    listen = Listen.parse(config.http)
+    try:
+        await http.serve(listen.host, listen.port, figures)
+    except OSError as error:
+        log.warning("no pages at %s: %s", config.http, error.strerror)
+
+
+def _ports(place: Place, events: EventLog, link: NatsSupervisorLink, observe: Callable[[RunState, AnyEvent], None]) -> Ports:
     mirror, models = place.mirror, place.config.models
 
     async def deliver(run: RunState) -> None:
@@ -154,7 +180,7 @@ def _ports(place: Place, events: EventLog, link: NatsSupervisorLink, witness: Wi
         queue=JobQueue(link),
         integrator=integrator,
         deliver=deliver if place.embedded else None,
-        observe=witness.observe,
+        observe=observe,
         restore=Restorer(mirror, link, integrator, events.read).ensure,
         hold=place.hold,
     )

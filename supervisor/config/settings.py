@@ -39,6 +39,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "listen": ("ANDON_LISTEN",),
     "advertise": ("ANDON_ADVERTISE",),
     "broker_directory": ("ANDON_BROKER_DIRECTORY",),
+    "http": ("ANDON_HTTP",),
     "priority": ("ANDON_PRIORITY",),
     "strict": ("ANDON_STRICT",),
     "database_url": ("ANDON_DATABASE_URL",),
@@ -123,6 +124,8 @@ class Config(Frozen):
     """The name or address by which other hosts reach that broker; None: the host of `listen`, or this host's name."""
     broker_directory: Path | None = None
     """Where the broker's keys and configuration lie that `andon fleet` changes; None: the embedded broker's."""
+    http: str | None = None
+    """HOST:PORT of the supervisor's `/metrics` and `/healthz`, e.g. 127.0.0.1:8950; None: it serves no pages."""
     priority: int = Field(5, ge=1, le=10)
     """Of a run's jobs; 10 is the most urgent."""
     strict: bool = False

@@ -43,6 +43,11 @@ class Orchestrator:
         """Return the runs that go on by themselves: neither over, nor parked, nor waiting for a person."""
         return tuple(name for name, actor in self._actors.items() if actor.state.state in {"queued", "running", "landed"})
 
+    @property
+    def open_runs(self) -> tuple[RunState, ...]:
+        """Return the runs that are not over."""
+        return tuple(actor.state for actor in self._actors.values())
+
     async def run(self) -> None:
         """Serve until cancelled.
 

@@ -51,6 +51,7 @@ class Stack:
         self.state = state
         self.home = home
         self.jaeger = _free_port()
+        self.pages = _free_port()
         self._nats = _free_port()
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -62,6 +63,7 @@ class Stack:
             "ANDON_EXECUTOR_STATE": str(state),
             "ANDON_NATS_PORT": str(self._nats),
             "ANDON_JAEGER_PORT": str(self.jaeger),
+            "ANDON_HTTP_PORT": str(self.pages),
             **{name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "DOCKER_", "GO"))},
             **provider.server.environment(),
         }
@@ -129,6 +131,7 @@ def test_three_executors_in_containers_land_a_run_in_the_users_repository(compos
         assert branch.strip() == done.result["commit"]
         assert {attempt["executor"] for job in done.result["stages"] for attempt in job["attempts"]} <= EXECUTORS
         assert len(provider.server.calls()) > 0
+        assert 'cicd_pipeline_run_duration_seconds_count{cicd_pipeline_name="feature"' in _metrics(stack.pages)
         wait_until(lambda: "RUN feature" in _root_spans(stack.jaeger, done.result["trace_id"]), "the trace is in Jaeger", TRACE_S)
 
     assert ports
@@ -147,6 +150,12 @@ def _ready(line: Line) -> set[str]:
     listed = line.andon("fleet", "--json")
     rows: list[dict[str, Any]] = json.loads(listed.stdout) if listed.exit_code == 0 else []
     return {row["executor"] for row in rows if row["standing"] == "ready" and not any("quota" in each for each in row["missing"])}
+
+
+def _metrics(port: int) -> str:
+    """Return what Prometheus would read."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 def _root_spans(port: int, trace_id: str) -> set[str]:

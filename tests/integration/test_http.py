@@ -1,0 +1,89 @@
+"""The supervisor's pages over a real socket."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+
+from supervisor.api import http
+from supervisor.api.http import HEAD_BYTES_MAX
+
+
+@asynccontextmanager
+async def pages(text: bytes = b"figures\n") -> AsyncIterator[httpx2.AsyncClient]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    async def figures() -> bytes:
+        return text
+
+    serving = asyncio.create_task(http.serve("127.0.0.1", port, figures))
+    try:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            await _until_there(client, serving)
+            yield client
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+async def _until_there(client: httpx2.AsyncClient, serving: "asyncio.Task[None]") -> None:
+    async with asyncio.timeout(10):
+        while not serving.done():
+            try:
+                await client.get("/healthz")
+            except httpx2.ConnectError:
+                await asyncio.sleep(0.02)
+            else:
+                return
+    raise AssertionError("no page is served")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "body"),
+    [
+        ("GET", "/metrics", 200, "figures\n"),
+        ("HEAD", "/metrics", 200, ""),
+        ("GET", "/healthz", 200, "ok\n"),
+        ("GET", "/metrics/", 404, "no such page\n"),
+        ("GET", "/debug", 404, "no such page\n"),
+        ("POST", "/metrics", 405, "only GET\n"),
+        ("DELETE", "/", 405, "only GET\n"),
+    ],
+)
+async def test_two_pages_and_nothing_else(method: str, path: str, status: int, body: str) -> None:
+    """Read-only, and silent about what serves it."""
+    async with pages() as client:
+        answer = await client.request(method, path)
+
+    assert (answer.status_code, answer.text) == (status, body)
+    assert "server" not in answer.headers
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_the_figures_are_prometheus_text() -> None:
+    """By its content type; asked anew each time."""
+    async with pages() as client:
+        assert (await client.get("/metrics")).headers["content-type"].startswith("text/plain; version=")
+
+
+async def test_a_head_beyond_its_bound_is_refused() -> None:
+    """A client cannot make the supervisor hold what it likes."""
+    async with pages() as client:
+        answer = await client.get("/metrics", headers={"x-long": "y" * (40 * HEAD_BYTES_MAX)})
+
+    assert answer.status_code == 400
+
+
+async def test_an_address_that_is_taken_is_an_error_of_the_system() -> None:
+    """Not the end of the process, as the library has it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+
+        async def figures() -> bytes:
+            return b""
+
+        with pytest.raises(OSError, match="in use"):
+            await http.serve("127.0.0.1", taken.getsockname()[1], figures)
