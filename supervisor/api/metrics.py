@@ -46,7 +46,7 @@ class Metrics:
     """Counts what happens; told of every event once, and of every span that is new."""
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._models: dict[str, str] = {}
         self._run_duration = self._histogram(
