@@ -11,6 +11,7 @@ import yaml
 from sandbox.runtime.image_build import BuildNetwork
 from tests.e2e.line import CANARY, Finished, Line, Provider
 from tests.e2e.watching import a_sample, commit_files, wait_until
+from tests.fakes.documents import block_of
 from tests.fakes.repositories import run_git
 from tests.fakes.script import Call, Script, Turn, bash, conversation, does, submit
 from tests.fakes.small_agent import AGENT
@@ -54,37 +55,19 @@ MINI_SAYS = conversation(
 SMALL_SAYS = conversation("test", bash(f"cat > tests/test_greeting.py <<'END'\n{TEST}END"), submit("One test."))
 OURS_SAY = conversation("implement", bash(f"cat > notes_api/greeting.py <<'END'\n{GREETING}END"), submit("Added greet."))
 
-DOCKERFILE = """\
-FROM andon/agent
-RUN pip install --quiet --no-deps --target /opt/claude claude-agent-sdk==0.2.187 \\
-    && ln -s /opt/claude/claude_agent_sdk/_bundled/claude /usr/local/bin/claude && claude --version
-RUN python3.11 -m venv --without-pip /opt/mini \\
-    && pip --python /opt/mini/bin/python install --quiet mini-swe-agent==2.4.6 mcp \\
-    && ln -s /opt/mini/bin/mini /usr/local/bin/mini && mini --help > /dev/null
-"""
-MINI = {
-    "driver": "command",
-    "command": "mini --yolo --exit-immediately --model anthropic/{model} --task {prompt} --config mini.yaml"
-    " --config model.model_kwargs.max_tokens={output_tokens_max} --config agent.step_limit={steps_max}",
-    "environment": {
-        "MSWEA_CONFIGURED": "true",
-        "MSWEA_COST_TRACKING": "ignore_errors",
-        "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "3",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    },
-}
+PAGE = Path(__file__).parents[2] / "docs" / "agents.md"
+"""Its Dockerfile and its pipeline are what is run here."""
 
 
-def a_repository(path: Path, implement: dict[str, Any], test: dict[str, Any], **files: str) -> Path:
-    """Make the sample with a short line of these two agents."""
+def a_repository(path: Path, test: dict[str, Any]) -> Path:
+    """Make the sample with a short line of our own agent and another."""
     stages = [
-        {"name": "implement", "agent": {"name": "implement", **implement}},
+        {"name": "implement", "agent": "implement"},
         {"name": "test", "agent": {"name": "test", **test}},
         {"name": "validate", "type": "builtin", "depends_on": ["implement", "test"]},
     ]
-    pipeline = {"pipeline": {"defaults": {"steps_max": 12, "max_tokens": 4000}, "stages": stages}}
     repository = a_sample(path)
-    commit_files(repository, {".andon/pipeline.yaml": yaml.safe_dump(pipeline), **files})
+    commit_files(repository, {".andon/pipeline.yaml": yaml.safe_dump({"pipeline": {"stages": stages}})})
     return repository
 
 
@@ -105,7 +88,7 @@ def test_a_small_program_of_ones_own_is_an_agent(line: Line, provider: Provider,
     """In the shipped image, beside our own agent: what it wrote lands, what it cost is charged, the record says what is weaker."""
     provider.says(Script("scripted: a small agent", (SMALL_SAYS, OURS_SAY)))
     command = ["/opt/venv/bin/python", "-I", "-c", AGENT, "{model}"]
-    repository = a_repository(tmp_path / "notes", {}, {"driver": "command", "command": command})
+    repository = a_repository(tmp_path / "notes", {"driver": "command", "command": command})
     cassette = tmp_path / "recorded.jsonl"
 
     done = line.run(REQUEST, "--repo", str(repository), "--no-baseline", "--record", str(cassette))
@@ -124,13 +107,14 @@ def test_a_small_program_of_ones_own_is_an_agent(line: Line, provider: Provider,
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_claude_code_and_mini_swe_agent_work_in_the_same_walls(provider: Provider, tmp_path: Path):
-    """Both from their registry, put into the image by the repository's own Dockerfile; one line, recorded and replayed."""
+    """Both from their registry, put into the image as the documentation says; one line, recorded and replayed."""
     provider.says(Script("scripted: two foreign agents", (CLAUDE_SAYS, MINI_SAYS)))
     network = BuildNetwork.from_environment(os.environ)
     trust = {"SSL_CERT_FILE": str(network.ca_bundle)} if network.ca_bundle else {}
     (tmp_path / "home").mkdir()
     line = Line(tmp_path / "home", provider.server.environment() | dict(network.arguments) | trust)
-    repository = a_repository(tmp_path / "notes", {"driver": "claude-code"}, MINI, **{".andon/Dockerfile": DOCKERFILE})
+    repository = a_sample(tmp_path / "notes")
+    commit_files(repository, {".andon/Dockerfile": block_of(PAGE, "dockerfile"), ".andon/pipeline.yaml": block_of(PAGE, "yaml")})
     cassette = tmp_path / "recorded.jsonl"
 
     done = line.run(REQUEST, "--repo", str(repository), "--no-baseline", "--yes", "--record", str(cassette), timeout_s=1200)
