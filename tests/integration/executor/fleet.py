@@ -25,6 +25,7 @@ from sandbox.contract.wire import BudgetReply, BudgetRequest, ClaimReply, ClaimR
 from sandbox.executor.config import ExecutorConfig, Host, Pace
 from sandbox.executor.daemon import Daemon
 from sandbox.executor.slots import SlotPool
+from sandbox.gateway.registry_source import PackageSource
 from sandbox.gateway.upstream import Upstream
 from sandbox.mirror import Mirror
 from sandbox.runtime.docker import DockerRuntime
@@ -147,7 +148,9 @@ async def a_fleet(directory: Path, script: Script) -> AsyncIterator[Fleet]:
 
 
 @asynccontextmanager
-async def an_executor(fleet: Fleet, runtime: DockerRuntime, image: str, pace: Pace) -> AsyncIterator[Daemon]:
+async def an_executor(
+    fleet: Fleet, runtime: DockerRuntime, image: str, pace: Pace, packages: PackageSource | None = None
+) -> AsyncIterator[Daemon]:
     """Run a daemon in this process, with one slot; it is drained at the end."""
     state = fleet.state
     sockets = Path("/tmp") / f"andon-i-{os.getpid()}-{secrets.token_hex(3)}"
@@ -185,6 +188,7 @@ async def an_executor(fleet: Fleet, runtime: DockerRuntime, image: str, pace: Pa
                     instance=f"{INSTANCE}-{os.getpid()}",
                     missing=(),
                     tool_environment={},
+                    packages=packages,
                 )
             )
             running = asyncio.create_task(daemon.run())
