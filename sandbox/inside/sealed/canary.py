@@ -1,6 +1,8 @@
-"""A test that must fail, added last to every run: a run that calls it anything but failed judges nothing (SANDBOX.md §6.3).
+"""Tests that must fail, added last to every run: a run that calls one anything but failed judges nothing (SANDBOX.md §6.3).
 
-It is left out of pytest's own count and summary, so that exit code and output are those of the repository's tests.
+There is one for each directory of tests: a conftest has a say in the tests below it only.
+
+They are left out of pytest's own count and summary, so that exit code and output are those of the repository's tests.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from typing import Any
 import pytest
 
 NODE_ID = "andon/canary.py::test_that_must_fail"
-"""`andon.canary::test_that_must_fail` in a report."""
+"""With a number after it; `andon.canary::test_that_must_fail[0]` in a report."""
+DIRECTORIES_MAX = 200
 
 
 class Canary(pytest.Item):
-    """The test itself."""
+    """One of them."""
 
     def runtest(self) -> None:
         """Fail."""
@@ -28,24 +31,27 @@ class Canary(pytest.Item):
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
-    """Add the canary after all others, when whatever deselects tests is done."""
+    """Add the canaries after all others, when whatever deselects tests is done."""
     yield
     if items and not config.option.collectonly:
-        items.append(Canary.from_parent(session, name="test_that_must_fail", nodeid=NODE_ID))
+        one_of_each = {item.path.parent: item.path for item in items}
+        for number, path in enumerate(list(one_of_each.values())[:DIRECTORIES_MAX]):
+            name = f"test_that_must_fail[{number}]"
+            items.append(Canary.from_parent(session, name=name, nodeid=f"{NODE_ID}[{number}]", path=path))
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> Iterator[None]:
-    """Keep its failure out of the exit code."""
+    """Keep their failures out of the exit code."""
     yield
-    if report.nodeid == NODE_ID and report.failed and _session is not None:
+    if report.nodeid.startswith(NODE_ID) and report.failed and _session is not None:
         _session.testsfailed -= 1
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_report_teststatus(report: Any) -> tuple[str, str, str] | None:
-    """Keep it out of the summary."""
-    return ("", "", "") if report.nodeid == NODE_ID else None
+    """Keep them out of the summary."""
+    return ("", "", "") if report.nodeid.startswith(NODE_ID) else None
 
 
 _session: pytest.Session | None = None
