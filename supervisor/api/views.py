@@ -116,20 +116,6 @@ class Probe(Frozen):
     """What to do about it, one line."""
 
 
-class WallProof(Frozen):
-    """One line of `andon doctor --prove`; made in `bootstrap.prove`."""
-
-    id: str
-    promise: str
-    """With its number in SECURITY.md."""
-    tried: str
-    held: bool
-    """What was tried failed in a sandbox."""
-    control: bool
-    """The same succeeded where the wall is absent; otherwise `held` proves nothing here, and `detail` says why."""
-    detail: str
-
-
 RowState = Literal["waiting", "queued", "running", "judging", "passed", "failed", "held", "stopped"]
 
 

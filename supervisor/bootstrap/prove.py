@@ -10,7 +10,7 @@ from sandbox.executor.prove.proof import prove
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.image_build import BuildNetwork
 from sandbox.runtime.images import ensure_agent_image
-from supervisor.api.views import WallProof
+from supervisor.api.walls import WallProof
 from supervisor.config import Config, StateDirectory, process_environment
 from supervisor.pipeline import budget
 from supervisor.pipeline.events import BudgetReserved, BudgetSettled

@@ -6,7 +6,8 @@ from typing import Protocol
 
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.wire import Heartbeat, Progress
-from supervisor.api.views import Probe, WallProof
+from supervisor.api.views import Probe
+from supervisor.api.walls import WallProof
 from supervisor.config import Config
 from supervisor.pipeline.events import AnyEvent
 from supervisor.pipeline.submit import (

@@ -11,7 +11,7 @@ import click
 from supervisor.cli.app import App, say
 
 if TYPE_CHECKING:
-    from supervisor.api.views import WallProof
+    from supervisor.api.walls import WallProof
     from supervisor.config import Config
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}

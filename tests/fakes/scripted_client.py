@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.ids import trace_id
 from sandbox.contract.wire import Heartbeat, Progress
-from supervisor.api.views import Probe, WallProof
+from supervisor.api.views import Probe
+from supervisor.api.walls import WallProof
 from supervisor.cli.client import Say
 from supervisor.config import Config
 from supervisor.pipeline import events as ev

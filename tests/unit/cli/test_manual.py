@@ -8,7 +8,8 @@ import pytest
 
 from sandbox.contract import subjects
 from supervisor.api.fleet import ExecutorRow
-from supervisor.api.views import ListRow, Probe, RunResult, WallProof
+from supervisor.api.views import ListRow, Probe, RunResult
+from supervisor.api.walls import WallProof
 from supervisor.cli.entry import COMMANDS, andon
 from supervisor.config import ENVIRONMENT, PROVIDER_ENVIRONMENT
 from supervisor.errors import ExitCode

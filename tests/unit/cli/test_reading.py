@@ -15,7 +15,8 @@ from sandbox.contract.result import Finding
 from sandbox.git import ANDON
 from sandbox.mirror import Mirror
 from supervisor.api.run_files import RunFiles
-from supervisor.api.views import Probe, WallProof
+from supervisor.api.views import Probe
+from supervisor.api.walls import WallProof
 from supervisor.config import StateDirectory
 from supervisor.delivery import snapshot
 from supervisor.pipeline.events import AnyEvent, AttemptEnded
