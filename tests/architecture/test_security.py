@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.architecture.source import ROOT, dotted, functions, modules, tree
@@ -23,9 +24,10 @@ class Mark:
     text: str
 
 
-def marks() -> list[Mark]:
+@cache
+def marks() -> tuple[Mark, ...]:
     """Return every use of `pytest.mark.abuse` below tests/."""
-    return [mark for path in modules("tests") for mark in _marks_in(path)]
+    return tuple(mark for path in modules("tests") for mark in _marks_in(path))
 
 
 def _marks_in(path: Path) -> Iterator[Mark]:
