@@ -26,6 +26,8 @@ from supervisor.pipeline.events import (
 from supervisor.pipeline.run import FINAL, AttemptState, JobState, RunState
 
 RESULTS = {"landed": "success", "failed": "failure", "cancelled": "cancellation", "parked": "timeout"}
+PAGES = "http://127.0.0.1:8950"
+"""Where a run's page is (DECISIONS D15)."""
 _TASK_TYPE = {"validate": "test", "baseline": "test", "red-check": "test", "land": "deploy"}
 
 
@@ -104,6 +106,7 @@ class RunTrace:
                 "cicd.pipeline.task.name": job.stage,
                 "cicd.pipeline.task.type": _TASK_TYPE.get(job.role, "build"),
                 "cicd.pipeline.task.run.id": path,
+                "cicd.pipeline.task.run.url.full": _page(run),
                 "cicd.pipeline.task.run.result": "success" if passed else "failure",
                 "andon.stage.name": job.stage,
                 "andon.round": job.round,
@@ -118,8 +121,24 @@ class RunTrace:
             span.event("finding", {"andon.check.name": finding.check, "message": finding.message[:500]}, at=job.judged_at)
         if attempt.attempt == 1:
             self._send(run, job, span.context)
+        if last and attempt.ended is not None and job.judged_at is not None:
+            self._gate(run, job, span.context, min(attempt.ended.at, job.judged_at))
         error = None if passed else (f"verdict_{job.verdict}" if last and job.verdict else outcome)
         span.end(job.judged_at if last and job.judged_at else ended_at, error_type=error)
+
+    def _gate(self, run: RunState, job: JobState, parent: Context, start: float) -> None:
+        """The judgement of what the last attempt left, from the arrival of its result."""
+        gate = self._spans.start(
+            f"gate {job.stage}",
+            trace_id=run.trace_id,
+            parent=parent.span_id,
+            span_id=span_id(f"{job.job_id}#gate"),
+            start=start,
+            attributes={"andon.stage.name": job.stage, "andon.verdict": job.verdict or "", "andon.gate.findings": len(job.findings)},
+        )
+        if job.commit is not None:
+            gate.put({"vcs.ref.head.revision": job.commit})
+        gate.end(job.judged_at, error_type=None if job.verdict == "pass" else f"verdict_{job.verdict}")
 
     def _send(self, run: RunState, job: JobState, parent: Context) -> None:
         """The publication of the job; made with its stage, so that it never lacks its parent."""
@@ -171,12 +190,17 @@ def _identity(run: RunState) -> dict[str, Attribute]:
         "cicd.pipeline.name": run.pipeline.name,
         "cicd.pipeline.action.name": "RUN",
         "cicd.pipeline.run.id": run.run_id,
+        "cicd.pipeline.run.url.full": _page(run),
         "andon.run.id": run.run_id,
         "andon.feature": run.intent.feature,
         "vcs.ref.head.name": run.branch,
         "vcs.ref.base.name": run.intent.base_name,
         "vcs.ref.base.revision": run.intent.base_commit,
     }
+
+
+def _page(run: RunState) -> str:
+    return f"{PAGES}/runs/{run.run_id}"
 
 
 def _pool(run: RunState, stage: str) -> str:

@@ -36,6 +36,7 @@ stage interface [sup]
       execute_tool submit [agent]
     workspace seal [exec]
     container remove [exec]
+  gate interface [sup]
 """
 
 
@@ -94,7 +95,7 @@ def test_every_stage_is_there_with_what_its_executor_did(happy: tuple[Finished, 
         span = trace.by_id[span_id(path)]
         assert span.attributes["cicd.pipeline.task.run.id"] == path
         below = {child.name.split()[0]: child for child in trace.spans if child.parent_id == span.span_id}
-        assert set(below) == {"send", "queue", "process"}
+        assert set(below) == {"send", "queue", "process", "gate"}
         assert below["process"].links == (span.span_id,)
         inside = [child for child in trace.spans if child.parent_id == below["process"].span_id]
         assert all(sum(child.name.startswith(part) for child in inside) == 1 for part in EXECUTORS_PART[1:])

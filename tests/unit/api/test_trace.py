@@ -48,6 +48,8 @@ def test_a_run_that_lands_is_one_whole_trace_of_derived_ids():
         assert span.span_id == span_id(attempt_path(RUN, name, 1, 1))
         assert span.parent_id == root.span_id
         assert span.attributes["cicd.pipeline.task.run.result"] == "success"
+        (gate,) = [child for child in trace.named("gate ") if child.parent_id == span.span_id]
+        assert (gate.name, gate.attributes["andon.verdict"], gate.end) == (f"gate {name}", "pass", span.end)
     assert len(trace.named("send andon.job.default")) == 8
     assert len(trace.named("commit")) == 1
 
