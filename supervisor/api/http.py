@@ -1,6 +1,7 @@
 """The supervisor's web server: `/metrics` and `/healthz`, read-only, without anything secret; loopback unless a person says otherwise."""
 
 import contextlib
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
@@ -12,6 +13,8 @@ CONNECTIONS_MAX: Final = 16
 IDLE_S: Final = 5
 HEAD_BYTES_MAX: Final = 8 << 10
 _TEXT: Final = "text/plain; charset=utf-8"
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+_PORT: Final = re.compile(rb":[0-9]{1,5}$")
 
 Page = Callable[[], Awaitable[bytes]]
 
@@ -25,7 +28,7 @@ async def serve(host: str, port: int, metrics: Page) -> None:
     # Bound by us: the library would end the process where the address is taken.
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         config = uvicorn.Config(
-            _app({"/metrics": (metrics, CONTENT_TYPE_LATEST), "/healthz": (_alive, _TEXT)}),
+            _app({"/metrics": (metrics, CONTENT_TYPE_LATEST), "/healthz": (_alive, _TEXT)}, _names_of(host)),
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -54,10 +57,29 @@ async def _alive() -> bytes:
     return b"ok\n"
 
 
-def _app(pages: Mapping[str, tuple[Page, str]]) -> Any:
+def _names_of(host: str) -> frozenset[bytes] | None:
+    """Return the names a request may call this server by, None for any.
+
+    Who listens on loopback is not to be read by a page of the web whose name was pointed at loopback (ABUSE A05); an address
+    for others is called by names we cannot know.
+    """
+    if host not in _LOOPBACK:
+        return None
+    return frozenset(name.encode() for each in _LOOPBACK for name in (each, f"[{each}]"))
+
+
+def _is_named(scope: Mapping[str, Any], names: frozenset[bytes]) -> bool:
+    """Return whether a request's Host, its port aside, is one of `names`."""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    return len(hosts) == 1 and _PORT.sub(b"", hosts[0].lower()) in names
+
+
+def _app(pages: Mapping[str, tuple[Page, str]], names: frozenset[bytes] | None) -> Any:
     async def app(scope: Mapping[str, Any], _receive: Any, send: Callable[[Mapping[str, Any]], Awaitable[None]]) -> None:
         page = pages.get(scope["path"])
-        if scope["method"] not in {"GET", "HEAD"}:
+        if names is not None and not _is_named(scope, names):
+            status, kind, body = 421, _TEXT, b"not the name of this server\n"
+        elif scope["method"] not in {"GET", "HEAD"}:
             status, kind, body = 405, _TEXT, b"only GET\n"
         elif page is None:
             status, kind, body = 404, _TEXT, b"no such page\n"

@@ -93,6 +93,7 @@ async def test_a_message_on_the_way_at_the_end_is_given_back_at_once(site: Site)
         assert time.monotonic() - began < SOON_S
 
 
+@pytest.mark.abuse("N09")
 async def test_an_executor_that_dies_before_its_claim_does_not_keep_the_job(site: Site, tmp_path: Path) -> None:
     """The supervisor cannot know whom it was handed to; it sees that nobody claims it."""
     path = tmp_path / "ex2.andon.json"

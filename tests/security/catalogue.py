@@ -175,7 +175,6 @@ _NOTES = {
     "P06": {"accepted": "two bits a call to a provider that sees every call's text anyway; nobody else sees its times"},
     "A03": {"later": "no page of ours shows agents' text: there is no dashboard yet; terminal and report are rows I17 and I18"},
     "A04": {"later": "there is no websocket yet"},
-    "A05": {"later": "there is no HTTP API yet"},
 }
 """Fields of single rows, besides their titles."""
 
@@ -184,15 +183,7 @@ CATALOGUE: dict[str, Row] = {
     for row in [*_rows("critical", _CRITICAL), *_rows("high", _HIGH), *_rows("medium", _MEDIUM), *_rows("low", _LOW)]
 }
 
-NOT_MARKED_YET: frozenset[str] = frozenset(
-    {
-        "A01", "A07", "A08", "W13", "W14", "W15", "W16", "W17",
-    }
-)  # fmt: skip
+NOT_MARKED_YET: frozenset[str] = frozenset()
 """Rows whose tests do not name them yet. It only shrinks, and goes."""
-NO_CONTROL_YET: frozenset[str] = frozenset(
-    {
-        "A01", "A07", "A08", "W13", "W14", "W15", "W16", "W17",
-    }
-)  # fmt: skip
+NO_CONTROL_YET: frozenset[str] = frozenset()
 """Rows whose tests show no positive control yet. It only shrinks, and goes."""

@@ -73,6 +73,7 @@ async def test_a_failed_gate_ends_the_run_and_nothing_lands():
 
 
 @pytest.mark.abuse("N10")
+@pytest.mark.abuse("N10")
 async def test_a_result_counts_once():
     """The same result twice, by republication and by redelivery, is one end and one verdict."""
 
@@ -92,6 +93,7 @@ async def test_a_result_counts_once():
 
 
 @pytest.mark.abuse("N01", "N10")
+@pytest.mark.abuse("N10")
 async def test_a_result_with_a_wrong_token_is_ignored():
     """A zombie's result changes nothing; the right one after it does."""
 
