@@ -194,7 +194,7 @@ def indexes_of_host(environment: Mapping[str, str], places: Places) -> Indexes:
     pip_default = npm_default = ""
     if not found.pip:
         pip_default = _said([sys.executable, "-I", "-c", "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"])
-    if found.npm is None and (npm := which("npm", path=environment.get("PATH"))):
+    if found.npm is None and (npm := which("npm", path=environment.get("PATH", ""))):
         npm_default = _said([npm, "config", "get", "registry"])
     return read_indexes(environment, places, pip_default=pip_default, npm_default=npm_default) if pip_default or npm_default else found
 
