@@ -86,24 +86,24 @@ def test_a_bomb_is_an_error_in_a_moment(
     """With a message; the control: a usual parser hangs, dies, or takes what is none."""
     file = tmp_path_factory.mktemp("bomb") / "bomb"
     file.write_text(text)
-    started = time.monotonic()
+    started = time.thread_time()
 
     with pytest.raises(REFUSALS):
         read(text)
 
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
     assert naive(usual, file) in ends, "the control"
 
 
 @pytest.mark.abuse("I15")
 def test_entities_are_not_written_out():
     """A report with a document type is refused at once. The control: a reader of text replaces one entity by ten, nine times."""
-    started = time.monotonic()
+    started = time.thread_time()
 
     with pytest.raises(REFUSALS):
         a_report(f"{LAUGHS}<testsuites>&i;</testsuites>")
 
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
     text = "&d;"
     for name, before in (("d", "c"), ("c", "b"), ("b", "a")):
         text = text.replace(f"&{name};", f"&{before};" * 10)

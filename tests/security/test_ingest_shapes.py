@@ -49,7 +49,7 @@ class Bench:
         started = time.monotonic()
         with pytest.raises(RejectedTree) as error:
             await self.seal()
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30
         return str(error.value)
 
     async def remains(self) -> Remains:
@@ -152,7 +152,7 @@ async def test_a_pipe_blocks_nobody(bench: Bench):
 
     assert "result.json is a FIFO" in await bench.refusal()
     assert any("result.json (holds no bytes" in line for line in (await bench.remains()).left_out)
-    assert naive("open(sys.argv[1]).read()", bench.root / "result.json") == "hangs", "the control"
+    assert naive("open(sys.argv[1]).read()", bench.root / "result.json", timeout_s=1) == "hangs", "the control"
     with pytest.raises(ValueError, match="regular file"):
         bench.report("result.json")
 
