@@ -81,6 +81,7 @@ class Product:
                     self._channel.send(self._called_back(reply))
                     reply = self._channel.receive()
             except Broken as error:
+                self._channel.close()  # what comes after nonsense is nonsense
                 raise ProductFault(f"{error}; it said: {self._last_words()}") from None
         if "error" in reply:
             raise self._raised(reply)

@@ -44,7 +44,8 @@ def sealed_run(paths: Paths, product: str, tests: str, **more: str) -> tuple[dic
     environment = {**base_environment(paths), "PATH": os.environ["PATH"]}
     ended = run_checks(assignment, paths, environment, lambda line: None).exits[0]
     ends = {case.get("name", ""): _end(case) for case in ElementTree.parse(paths.out / "tests.xml").getroot().iter("testcase")}
-    assert ends.pop(CANARY, "failed").startswith("failed")
+    canaries = [ends.pop(name) for name in list(ends) if name.startswith(CANARY)]
+    assert all(end.startswith("failed") for end in canaries)
     return ends, ended
 
 
@@ -124,3 +125,126 @@ def test_plain_tests_run_sealed_as_they_are(paths: Paths):
     assert {name: end for name, end in ends.items() if end != "passed"} == {}
     assert len(ends) == 13
     assert (ended.exit_code, ended.sealed, ended.why_not_sealed) == (0, True, "")
+
+
+BEYOND = """
+    class Sub(str):
+        def __eq__(self, other): return True
+        __hash__ = str.__hash__
+    class Box: pass
+    def sub(): return Sub("no")
+    def box(): return Box()
+    def deep():
+        found = []
+        for _ in range(100): found = [found]
+        return found
+    def big(): return "x" * (17 << 20)
+    def leave(): import os; os._exit(3)
+    def noise():
+        import os, stat
+        for each in range(3, 100):
+            try:
+                if stat.S_ISSOCK(os.fstat(each).st_mode): os.write(each, b"junk" * 100)
+            except OSError: pass
+    def child(): import subprocess, sys; return subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True).stdout
+    def peek(): return open(__file__.replace("app.py", "tests/test_app.py")).read()
+    def write(where): open(where, "w").write("x")
+    def kill(pid): import os; os.kill(pid, 9)
+"""
+
+
+def test_what_cannot_be_done_across_processes_fails_and_says_so(paths: Paths):
+    """Never a pass that the product decided: no object of its own is compared, and no nonsense is believed."""
+    ends, ended = sealed_run(
+        paths,
+        BEYOND,
+        """
+        def test_equal(): assert app.sub() == "yes"
+        def test_truth(): assert app.box()
+        def test_replace(monkeypatch): monkeypatch.setattr(app, "box", lambda: 1)
+        def test_deep(): app.deep()
+        def test_object(): app.write(object())
+        def test_plain(): assert 1
+        def test_too_big(): app.big()
+        """,
+    )
+
+    told = {name: end for name, end in ends.items() if end != "passed"}
+    assert sorted(told) == ["test_deep", "test_equal", "test_object", "test_replace", "test_too_big", "test_truth"]
+    assert "cannot be compared across processes" in told["test_equal"]
+    assert "cannot be asked for its truth" in told["test_truth"]
+    assert "cannot be replaced across processes" in told["test_replace"]
+    assert "cannot be handed to a product in another process" in told["test_object"]
+    assert ended.exit_code == 1
+
+
+def test_the_product_reaches_neither_tests_nor_report_nor_the_other_process(paths: Paths):
+    """The control: a test does each of these itself."""
+    (paths.out / "old.xml").write_text("old")
+    ends, _ = sealed_run(
+        paths,
+        BEYOND,
+        f"""
+        import os, subprocess, sys
+        HERE, REPORT = __file__, {str(paths.out / "old.xml")!r}
+        def test_read():
+            open(HERE).read()
+            with pytest.raises(PermissionError): app.peek()
+        def test_report():
+            open(REPORT, "w").close()
+            with pytest.raises(PermissionError): app.write(REPORT)
+        def test_signal():
+            os.kill(os.getpid(), 0)
+            if {landlock_abi()} >= 6:
+                with pytest.raises(PermissionError): app.kill(os.getpid())
+        def test_command():
+            read = "import sys; open(sys.argv[1]).read(); print('read')"
+            done = subprocess.run([sys.executable, "-c", read, HERE], capture_output=True, text=True)
+            assert "PermissionError" in done.stderr and not done.stdout
+            said = subprocess.run("echo $((1 + 1))", shell=True, capture_output=True, text=True)
+            assert said.stdout == "2\\n"
+        def test_child(): assert app.child() == b"1\\n"
+        def test_scratch(tmp_path):
+            app.write(tmp_path / "x")
+            assert (tmp_path / "x").read_text() == "x"
+        def test_run_here():
+            import runpy
+            with pytest.raises(TypeError, match="runs in its own process only"): runpy.run_path(app.__file__)
+        def test_system():
+            with pytest.raises(TypeError, match="beside the wall"): os.system("true")
+        """,
+    )
+
+    assert {name: end for name, end in ends.items() if end != "passed"} == {}
+    assert len(ends) == 8
+
+
+@pytest.mark.parametrize("fault", ["leave", "noise"])
+def test_a_product_that_ends_or_speaks_nonsense_fails_every_test_after(paths: Paths, fault: str):
+    """And not the tests that ran before it."""
+    ends, _ = sealed_run(paths, BEYOND, f"def test_1(): app.child()\ndef test_2(): app.{fault}()\ndef test_3(): app.child()\n")
+
+    assert [name for name, end in ends.items() if end == "passed"] == ["test_1"]
+
+
+def test_the_product_may_read_what_is_no_test(tmp_path: Path):
+    """Whole directories where no test is below, single files where one is; neither links nor git's store."""
+    for name in (
+        "app.py",
+        "pkg/a.py",
+        "pkg/sub/b.py",
+        "mix/c.py",
+        "mix/test_c.py",
+        "mix/deep/d.py",
+        "tests/t.py",
+        ".git/objects/x",
+        "conftest.py",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "link").symlink_to(tmp_path / "tests")
+
+    found = product_paths(tmp_path, TESTS)
+
+    assert [path.removeprefix(f"{tmp_path}/") for path in found] == ["app.py", "mix/c.py", "mix/deep", "pkg"]
