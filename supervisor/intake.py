@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from sandbox.contract.agent_spec import DriverSpec
 from sandbox.contract.errors import ConfigError, ConflictError, UsageError
 from sandbox.contract.ids import SLUG_CHARS_MAX, run_id, slug_of, trace_id
 from sandbox.contract.price import PriceList
@@ -17,6 +18,7 @@ from sandbox.git import ANDON
 from sandbox.mirror import Mirror
 from supervisor.gates.given import given_files, given_message
 from supervisor.gates.spec import Spec, parse_spec
+from supervisor.pipeline.agent_form import driver_of
 from supervisor.pipeline.definition import Pipeline, Stage
 from supervisor.pipeline.events import Intent, RunAccepted
 from supervisor.pipeline.hosts import asks_of_hosts, unserved
@@ -181,6 +183,7 @@ class Intake:
                 f"stage {stage.name}: model {definition.model!r} has no price, so no budget can hold it: name a known model in the "
                 f"pipeline, or map it in the configuration's `models:`"
             )
+        _check_driver(tree, stage, stage.driver or driver_of(definition, name) or DriverSpec())
 
     async def _spec_commit(self, request: SubmitRequest, pipeline: Pipeline, slug: str, at: int) -> str | None:
         """Return the base commit plus the given specification, None if none was given."""
@@ -222,6 +225,16 @@ def free_slug(request: SubmitRequest, branches: Collection[str], entropy: str) -
         if not _is_taken(slug, branches):
             return slug, (f"branch {branch_of(derived)} is taken: this run is {slug}",)
     raise ConflictError(f"branches {branch_of(derived)} to -{SLUG_TRIES_MAX - 1} are all taken: give a --slug")
+
+
+def _check_driver(tree: Tree, stage: Stage, driver: DriverSpec) -> None:
+    if driver.kind == "claude-code" and text_at(tree, DOCKERFILE_PATH) is None:
+        raise ConfigError(
+            f"stage {stage.name}: driver claude-code: the shipped image does not hold Claude Code; "
+            f"put it into yours with {DOCKERFILE_PATH}, see docs/agents.md"
+        )
+    if stage.strict and driver.lowers:
+        raise ConfigError(f"stage {stage.name}: strict: {driver.lowers[0]}; use the builtin driver, or take `strict` away")
 
 
 def _is_taken(slug: str, branches: Collection[str]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.contract.agent_spec import DriverSpec
 from sandbox.contract.errors import ConfigError, ConflictError, UsageError
 from sandbox.contract.price import parse_prices, shipped_prices
 from sandbox.contract.tree import Tree
@@ -26,6 +27,10 @@ requirements:
     description: limits
     acceptance: [Given a client, When it asks 101 times, Then it is told 429]
 """
+
+CLAUDE = "pipeline: {stages: [{name: docs, agent: {driver: claude-code}}]}"
+IMAGE = {".andon/Dockerfile": "FROM andon/agent\n"}
+AGREED = {"dockerfile_sha256": hashlib.sha256(IMAGE[".andon/Dockerfile"].encode()).hexdigest()}
 
 
 @dataclass
@@ -95,6 +100,12 @@ async def test_what_is_not_committed_is_not_read(bench: Bench):
         ({}, {"pipeline_yaml": "pipeline: {stages: [{name: docs, model: nobody-1}]}"}, "stage docs: model 'nobody-1' has no price"),
         ({}, {"pipeline_yaml": "pipeline: {stages: [{name: docs, agent: nobody}]}"}, "stage docs: agent 'nobody' is unknown"),
         ({".andon/agents/docs.md": "no front matter"}, {}, ".andon/agents/docs.md: "),
+        ({}, {"pipeline_yaml": CLAUDE}, "stage docs: driver claude-code: the shipped image does not hold Claude Code"),
+        (
+            IMAGE,
+            {"pipeline_yaml": CLAUDE.replace("agent", "strict: true, agent"), **AGREED},
+            "stage docs: strict: agent driver claude-code",
+        ),
         ({"quality.toml": "[quality_checks]\ntests = 3"}, {}, "quality.toml: "),
         ({".andon/pipeline.yaml": "pipeline: \ud83d".encode("utf-8", "surrogatepass").decode("latin-1")}, {}, ".andon/pipeline.yaml"),
         ({}, {"spec_text": "feature: 3"}, "--spec: "),
@@ -143,6 +154,18 @@ async def test_the_consented_image_recipe_is_recorded(bench: Bench):
     with_it = await bench.intake.accept(await bench.submission(dockerfile_sha256=digest), ())
 
     assert (without.event.intent.dockerfile_sha256, with_it.event.intent.dockerfile_sha256) == (None, digest)
+
+
+async def test_a_foreign_agent_is_taken_with_an_image_of_ones_own(bench: Bench):
+    """What is in the image only its sandbox can tell; a command may be in the shipped one."""
+    assert (
+        await bench.intake.accept(await bench.submission(pipeline_yaml=CLAUDE.replace("claude-code", "command, command: mini")), ())
+    ).event
+    bench.commit(IMAGE)
+
+    accepted = await bench.intake.accept(await bench.submission(pipeline_yaml=CLAUDE, **AGREED), ())
+
+    assert accepted.event.pipeline.stages[0].driver == DriverSpec(kind="claude-code")
 
 
 async def test_a_given_specification_is_committed_on_the_base(bench: Bench):
