@@ -182,8 +182,3 @@ CATALOGUE: dict[str, Row] = {
     row.id: Row(row.id, row.severity, row.title, **_NOTES.get(row.id, {}))
     for row in [*_rows("critical", _CRITICAL), *_rows("high", _HIGH), *_rows("medium", _MEDIUM), *_rows("low", _LOW)]
 }
-
-NOT_MARKED_YET: frozenset[str] = frozenset()
-"""Rows whose tests do not name them yet. It only shrinks, and goes."""
-NO_CONTROL_YET: frozenset[str] = frozenset()
-"""Rows whose tests show no positive control yet. It only shrinks, and goes."""
