@@ -6,6 +6,7 @@ Everything an agent, a model or a repository wrote goes through `inert`, and in 
 import re
 from collections.abc import Iterable, Sequence
 
+from sandbox.contract.packages import Fetched
 from sandbox.contract.result import Finding
 from supervisor.api.inert import inert, inert_line
 from supervisor.api.views import cost_of, counted_tests, is_over, iso, last_at, tokens_of, usage_of
@@ -13,6 +14,7 @@ from supervisor.errors import ExitCode
 from supervisor.pipeline.run import JobState, RunState
 
 FILES_SHOWN_MAX = 20
+PACKAGES_SHOWN_MAX = 10
 """Paths of one kind in the closing lines; the report and the result object hold all."""
 _LABEL_CHARS = 9
 
@@ -293,10 +295,25 @@ def _warnings_of(job: JobState) -> list[str]:
         if ended.dropped.count:
             names = ", ".join(code(each) for each in ended.dropped.examples[:5])
             lines.append(f"- {where}: {ended.dropped.count} file(s) of build litter were not committed, e.g. {names}")
+        lines += _packages(where, ended.fetched)
         if ended.divergences:
             lines.append(f"- {where}: {ended.divergences} tool output(s) differed from the recording")
         if ended.reason:
             lines.append(f"- {where} ended as {ended.outcome.value}: {code(ended.reason)}")
+    return lines
+
+
+def _packages(where: str, fetched: Fetched) -> list[str]:
+    """Return what an attempt installed and was refused: names of files and rules, as its gateway saw them."""
+    lines = []
+    if fetched.files:
+        more = len(fetched.files) + fetched.files_dropped - PACKAGES_SHOWN_MAX
+        names = ", ".join(code(each) for each in fetched.files[:PACKAGES_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
+        lines.append(f"- {where} fetched {names}")
+    if fetched.refused:
+        more = len(fetched.refused) + fetched.refused_dropped - PACKAGES_SHOWN_MAX
+        lines += [f"- {where} was refused {code(each)}" for each in fetched.refused[:PACKAGES_SHOWN_MAX]]
+        lines += [f"- {where} was refused {more} more request(s) for packages"] if more > 0 else []
     return lines
 
 

@@ -104,6 +104,7 @@ _SAME = {
     "submission",
     "divergences",
     "dropped",
+    "fetched",
     "recording",
     "log",
     "started_at",

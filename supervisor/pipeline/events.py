@@ -8,6 +8,7 @@ from sandbox.contract.blob import BlobRef
 from sandbox.contract.ids import JobId, RunId, Sha, Slug, StageName
 from sandbox.contract.job import Submission
 from sandbox.contract.model import Frozen
+from sandbox.contract.packages import Fetched
 from sandbox.contract.result import Cause, Dropped, Finding, Outcome, Usage
 from supervisor.pipeline.definition import PRIORITY_DEFAULT, PRIORITY_MAX, Pipeline
 
@@ -163,6 +164,8 @@ class AttemptEnded(Event):
     """The whole `AttemptResult` as JSON, kept for judging after a crash."""
     container_id: str = ""
     missing: tuple[str, ...] = ()
+    fetched: Fetched = Fetched()
+    """What was installed, as its gateway counted it."""
     divergences: int = 0
     dropped: Dropped = Dropped()
     recording: BlobRef | None = None

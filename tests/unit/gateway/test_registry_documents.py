@@ -26,7 +26,8 @@ def a_file(name: str = "six-1.0.tar.gz", **more: Any) -> dict[str, Any]:
 
 def test_both_forms_of_a_page_give_the_same():
     """JSON (PEP 691) and HTML (PEP 503): files, digests, what they need, what was withdrawn."""
-    as_json = page_of(a_file(**{"requires-python": ">=3.8", "yanked": "broken <b>", "core-metadata": {"sha256": "b" * 64}}))
+    about: dict[str, Any] = {"requires-python": ">=3.8", "yanked": "broken <b>", "core-metadata": {"sha256": "b" * 64}}
+    as_json = page_of(a_file(**about))
     as_html = (
         f'<html><a href="https://f.example/six-1.0.tar.gz#sha256={SHA}" data-requires-python="&gt;=3.8" data-yanked="broken &lt;b&gt;" '
         f'data-core-metadata="sha256={"b" * 64}">six-1.0.tar.gz</a></html>'
