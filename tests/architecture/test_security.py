@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from sandbox.executor.prove.catalogue import PROBES
 from tests.architecture.source import ROOT, dotted, functions, modules, tree
 from tests.security.catalogue import CATALOGUE
 
@@ -94,3 +95,17 @@ def test_every_promise_names_a_test():
 
     assert [number for number, _, _ in rows] == [f"P{number}" for number in range(1, 29)]
     assert [number for number, _, cell in rows if not _named_tests(cell)] == []
+
+
+def test_security_says_what_the_proof_is_about():
+    """The promises that `andon doctor --prove` has probes for, and how many attacks are known."""
+    text = (ROOT / "SECURITY.md").read_text()
+    said = re.search(r"It is about ([P0-9, toand]+)\.", text)
+    assert said
+    named: set[int] = set()
+    for part in re.split(r", | and ", said[1]):
+        numbers = [int(number) for number in re.findall(r"P(\d+)", part)]
+        named |= set(range(numbers[0], numbers[-1] + 1))
+
+    assert named == {int(probe.promise.partition(":")[0].removeprefix("P")) for probe in PROBES}
+    assert f"lists the {len(CATALOGUE)} attacks" in text
