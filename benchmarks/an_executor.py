@@ -11,11 +11,14 @@ from sandbox.contract.blob import BlobRef, input_bucket
 from sandbox.contract.ids import attempt_path, job_id, run_id, span_id, trace_id
 from sandbox.contract.job import Check, JobSpec
 from sandbox.contract.result import AttemptResult
+from sandbox.contract.task_bundle import TaskBundle
 from sandbox.contract.wire import ClaimReply, Delivery
 from sandbox.executor.attempt import run_attempt
 from sandbox.executor.config import ExecutorConfig, Host
 from sandbox.executor.ending import Cancel
 from sandbox.executor.images_of import ImageResolver
+from sandbox.executor.inputs import directories
+from sandbox.executor.sandboxed import spec_of
 from sandbox.executor.slots import SlotPool
 from sandbox.mirror import Mirror
 from sandbox.runtime.docker import DockerRuntime
@@ -47,10 +50,23 @@ class AnExecutor:
         async with self._host.slots.take() as slot:
             return await run_attempt(self._host, slot, delivery, grant, Cancel())
 
+    async def sandbox(self, image: str) -> None:
+        """Make a sandbox with every wall and directory of a job, in which `true` runs; wait for its end and remove it."""
+        limits, host = self._job.limits, self._host
+        async with host.slots.take() as slot, directories(slot, TaskBundle(), limits, host.config.no_quota):
+            spec = spec_of(slot, host.instance, limits, runtime="runc", deadline=time.time() + limits.wall_s)
+            box = await host.runtime.stand_by(spec.model_copy(update={"command": ("true",)}), image)
+            try:
+                ended = await box.wait()
+            finally:
+                await box.remove()
+        if ended.code != 0:
+            raise RuntimeError(f"`true` ended with {ended.code}: {(await box.log()).decode()[-400:]}")
+
 
 @asynccontextmanager
-async def an_executor(docker_url: str, slots: int = 1, command: tuple[str, ...] = ("true",)) -> AsyncIterator[AnExecutor]:
-    """Set one up on an engine that has the agent image: `slots` attempts at once run `command` in the sample repository."""
+async def an_executor(docker_url: str, slots: int = 1) -> AsyncIterator[AnExecutor]:
+    """Set one up on an engine that has the agent image, at work on the sample repository, `slots` attempts at once."""
     # Short: a socket's path has at most 60 bytes here.
     with tempfile.TemporaryDirectory(prefix="andon-bench-", dir="/tmp") as scratch:
         top, broker = Path(scratch), MemoryBroker()
@@ -66,7 +82,7 @@ async def an_executor(docker_url: str, slots: int = 1, command: tuple[str, ...] 
             async with MemorySupervisorLink.connect(broker) as supervisor, MemoryExecutorLink.connect(broker, _NAME) as link:
                 mirror = await Mirror.open(config.state / "mirror.git")
                 pack = await supervisor.put_blob("base", taken.pack, input_bucket("default"))
-                yield AnExecutor(_host(config, link, mirror, runtime, pool), _job(taken.commit, pack, command))
+                yield AnExecutor(_host(config, link, mirror, runtime, pool), _job(taken.commit, pack))
         finally:
             pool.close()
             runtime.close()
@@ -90,7 +106,7 @@ def _host(config: ExecutorConfig, link: MemoryExecutorLink, mirror: Mirror, runt
     )
 
 
-def _job(commit: str, pack: BlobRef, command: tuple[str, ...]) -> JobSpec:
+def _job(commit: str, pack: BlobRef) -> JobSpec:
     run = "0000000000"
     return JobSpec(
         job_id=job_id(run, "validate", 1),
@@ -102,5 +118,5 @@ def _job(commit: str, pack: BlobRef, command: tuple[str, ...]) -> JobSpec:
         kind="checks",
         base_commit=commit,
         input_pack=pack,
-        checks=(Check(name="nothing", argv=command),),
+        checks=(Check(name="nothing", argv=("true",)),),
     )
