@@ -9,18 +9,18 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from sandbox.bus import NatsExecutorLink
 from sandbox.contract.credentials import ExecutorCredentials, read_credentials
 from sandbox.contract.errors import AndonError, BrokerError, BrokerRefused
-from sandbox.contract.labels import RUNTIME_DEFAULT
 from sandbox.contract.wire import ExecutorLink
 from sandbox.executor.config import MIRROR_NAME, Host
 from sandbox.executor.daemon import Daemon
 from sandbox.executor.images_of import ImageResolver
 from sandbox.executor.options import Options, config_of, disk_floor_mib, instance_of, read_options, state_of
-from sandbox.executor.packages import source_settings
+from sandbox.executor.packages import build_network, source_settings
 from sandbox.executor.place import surroundings
 from sandbox.executor.protections import Proofs, labels_of, missing_by_default, missing_of_host
 from sandbox.executor.slots import UID_BASE, SlotPool, private_directory
@@ -30,7 +30,7 @@ from sandbox.gateway.upstream import Upstream
 from sandbox.log import log_to_stderr, say_on_stdout
 from sandbox.mirror import Mirror
 from sandbox.runtime.docker import DockerRuntime
-from sandbox.runtime.image_build import BuildNetwork
+from sandbox.runtime.relay import relayed
 from sandbox.telemetry import Spans
 
 log = logging.getLogger(__name__)
@@ -142,6 +142,7 @@ async def _host(options: Options, credentials: ExecutorCredentials, state: Path,
         stack.callback(slots.close)
         link = await _connected(credentials, stack)
         instance = f"{config.name}-{instance_of(state)}"
+        relay = partial(relayed, runtime.engine)
         about = {"host.name": socket.gethostname()}
         yield Host(
             config=config,
@@ -150,15 +151,15 @@ async def _host(options: Options, credentials: ExecutorCredentials, state: Path,
             runtime=runtime,
             upstream=upstream,
             slots=slots,
-            image_of=ImageResolver(runtime.engine, mirror, link, config.state, BuildNetwork.from_environment(environment)).of,
+            image_of=ImageResolver(runtime.engine, mirror, link, config.state, build_network(environment)).of,
             exec_spans=Spans("andon-exec", config.release, {**about, "cicd.worker.id": config.name}),
             gateway_spans=Spans("andon-gw", config.release, about),
             agent_spans=Spans("andon-agent", config.release, about),
             instance=instance,
             missing=missing,
             missing_by_default=missing_by_default(missing, facts),
-            # Of an embedded stack the command line has tried the default runtime before it started us.
-            shown=Proofs(runtime, facts, instance, config.state / "proven", known=[RUNTIME_DEFAULT] if options.is_embedded else []).shown,
+            shown=Proofs(runtime, facts, instance, config.state / "proven", relay).shown,
+            relay=relay,
             tool_environment={"LANG": "C.UTF-8"},
             packages=await stack.enter_async_context(PackageSource(package_settings, environment)),
         )

@@ -19,6 +19,7 @@ from sandbox.executor.protections import check_strict
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, Slot
 from sandbox.gateway.session import Session
 from sandbox.runtime.container_spec import Sandbox
+from sandbox.runtime.relay import RELAYED
 
 PROGRESS_EVERY_S = 0.5
 
@@ -47,6 +48,11 @@ class Account:
     def showed(self, missing: tuple[str, ...]) -> None:
         """Note what the runtime does without, as its first container showed."""
         self._shown = missing
+
+    @property
+    def is_relayed(self) -> bool:
+        """Return whether the engine carries no sockets, so that the gateway sees one caller, the relay's end."""
+        return RELAYED in self._shown
 
     def started(self, box: Sandbox, image: str, missing: tuple[str, ...]) -> None:
         """Note what the sandbox is, and refuse it if the job is strict and it lacks anything.

@@ -27,12 +27,10 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
     deadline = time.monotonic() + grant.wall_left_s
     try:
         with account.trace.processing():
-            async with (
-                account.trace.timed("workspace prepare", prepared(host, job, slot)) as inputs,
-                gateway(host, job, grant, slot, account) as session,
-            ):
+            async with account.trace.timed("workspace prepare", prepared(host, job, slot)) as inputs:
                 image = await host.image_of(job)
                 async with (
+                    gateway(host, job, grant, slot, account, image) as session,
                     running_sandbox(host, job, slot, image, account) as box,
                     held_lease(host, delivery, grant, box, session, account) as lease,
                     remembered(host, slot, delivery, grant, inputs.manifest, box) as note,

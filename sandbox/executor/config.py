@@ -18,6 +18,7 @@ from sandbox.gateway.registry_source import PackageSource
 from sandbox.gateway.upstream import Upstream
 from sandbox.mirror import Mirror
 from sandbox.runtime.container_spec import Runtime
+from sandbox.runtime.proof import Relay
 from sandbox.telemetry import Spans
 
 MIRROR_NAME = "executor.git"
@@ -91,6 +92,8 @@ class Host:
     """What a sandbox of the default runtime does without, for the life sign."""
     shown: Show = nothing_shown
     """What a runtime's first container shows to be missing."""
+    relay: Relay | None = None
+    """Carries the gateway's socket into sandboxes, where that container showed that the engine does not."""
     packages: PackageSource | None = None
     """This host's package indexes, for stages that may install something; None: there are none."""
 

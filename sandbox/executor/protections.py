@@ -17,8 +17,9 @@ from sandbox.executor.place import Surroundings
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, Slot
 from sandbox.git import version as git_version
 from sandbox.runtime.container_spec import EngineFacts, Runtime
-from sandbox.runtime.proof import prove_engine
+from sandbox.runtime.proof import NoSocketError, Place, Relay, prove_engine
 from sandbox.runtime.protections import missing_under
+from sandbox.runtime.relay import RELAYED
 from sandbox.workspace.quota import why_no_quota
 
 GIT_RECOMMENDED = (2, 46)
@@ -86,7 +87,7 @@ def check_strict(missing: tuple[str, ...]) -> None:
 class Proofs:
     """Tries each runtime once with one container, for each engine and image, and remembers on disk what it showed."""
 
-    def __init__(self, runtime: Runtime, facts: EngineFacts, instance: str, directory: Path, *, known: Iterable[str] = ()) -> None:
+    def __init__(self, runtime: Runtime, facts: EngineFacts, instance: str, directory: Path, relay: Relay | None = None) -> None:
         """Prepare.
 
         Args:
@@ -94,13 +95,13 @@ class Proofs:
             facts: What it is.
             instance: Label of every container of this executor.
             directory: Where to remember; made if it is absent.
-            known: Runtimes somebody has tried already, and which are as we ask for.
+            relay: Carries sockets into sandboxes, tried where the engine does not.
         """
         self._runtime = runtime
         self._facts = facts
         self._instance = instance
         self._directory = directory
-        self._known = frozenset(known)
+        self._relay = relay
         self._trying = asyncio.Lock()
 
     async def shown(self, name: str, image: str, slot: Slot) -> tuple[str, ...]:
@@ -109,26 +110,25 @@ class Proofs:
         Raises:
             EngineError: It cannot serve; the message says why.
         """
-        if name in self._known or name not in self._facts.runtimes:  # an unknown one is refused at the start, with those there are
+        if name not in self._facts.runtimes:  # an unknown one is refused at the start, with those there are
             return ()
         async with self._trying:
             path = self._path(name, image)
             with suppress(OSError, ValueError):
                 return tuple(str(line) for line in json.loads(path.read_text()))
-            uid, gid = slot.owner
-            lines = await prove_engine(
-                self._runtime,
-                image,
-                instance=self._instance,
-                number=slot.number,
-                state=slot.home,
-                sockets=slot.sockets,
-                uid=uid,
-                gid=gid,
-                name=name,
-            )
+            try:
+                lines = await self._prove(name, image, slot, None)
+            except NoSocketError:
+                if self._relay is None:
+                    raise
+                lines = (RELAYED, *await self._prove(name, image, slot, self._relay))
             await asyncio.to_thread(_write, path, json.dumps(lines))
         return lines
+
+    async def _prove(self, name: str, image: str, slot: Slot, relay: Relay | None) -> tuple[str, ...]:
+        uid, gid = slot.owner
+        place = Place(self._instance, slot.home, slot.sockets, uid, gid, slot.number)
+        return await prove_engine(self._runtime, image, place, name=name, relay=relay)
 
     def _path(self, name: str, image: str) -> Path:
         facts = self._facts

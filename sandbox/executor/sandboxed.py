@@ -1,8 +1,9 @@
 """The lifetimes an attempt composes around its container: gateway session, sandbox, lease; each cleans up after itself."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from sandbox.contract.cassette import Cassette
 from sandbox.contract.errors import InfrastructureError
@@ -53,9 +54,10 @@ def excused_s_max(job: JobSpec) -> int:
 
 
 @asynccontextmanager
-async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot, account: Account) -> AsyncIterator[Session]:
+async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot, account: Account, image: str) -> AsyncIterator[Session]:
     """Open the attempt's only way out; a checks job gets no model route."""
-    uid, _ = slot.owner
+    account.showed(await host.shown(job.runtime, image, slot))
+    uid = os.geteuid() if account.is_relayed else slot.owner[0]
     session = Session(
         slot.sockets,
         Policy.of(job.agent) if job.agent else None,
@@ -115,18 +117,18 @@ async def running_sandbox(host: Host, job: JobSpec, slot: Slot, image: str, acco
     """Start the container; at the end it is dead and removed, whatever happened."""
     deadline = account.started_at + job.limits.wall_s + excused_s_max(job) + CONTAINER_GRACE_S
     spec = spec_of(slot, host.instance, job.limits, runtime=job.runtime, deadline=deadline)
-    account.showed(await host.shown(job.runtime, image, slot))
-    with account.trace.starting(image) as span:
-        box = await host.runtime.stand_by(spec, image)
-        if span is not None:
-            span.put({"container.id": box.container_id})
-    try:
-        await box.assign(job.limits)
-        yield box
-    finally:
-        # Shielded and bounded: a cancelled attempt must not leave its container behind.
-        with account.trace.span("container remove", {"container.id": box.container_id}):
-            await asyncio.wait_for(asyncio.shield(box.remove()), REMOVE_S)
+    async with host.relay(spec, image) if host.relay and account.is_relayed else nullcontext(spec) as reachable:
+        with account.trace.starting(image) as span:
+            box = await host.runtime.stand_by(reachable, image)
+            if span is not None:
+                span.put({"container.id": box.container_id})
+        try:
+            await box.assign(job.limits)
+            yield box
+        finally:
+            # Shielded and bounded: a cancelled attempt must not leave its container behind.
+            with account.trace.span("container remove", {"container.id": box.container_id}):
+                await asyncio.wait_for(asyncio.shield(box.remove()), REMOVE_S)
 
 
 @asynccontextmanager

@@ -44,6 +44,8 @@ class SlotSpec(Frozen):
     """Bound read-only at `/task`; the directory above it is the host's own and holds the container's `hosts` file."""
     gateway: Path
     """Bound read-only at `/gw`; holds `gateway.sock`."""
+    gateway_from: str = Field("", pattern=r"^[a-zA-Z0-9_.-]{0,200}$")
+    """The container whose volume is at `/gw` instead, where the engine carries no sockets (`relay`); empty: none."""
     out: Path
     """Bound read-write at `/out`."""
     limits: Limits = Limits()

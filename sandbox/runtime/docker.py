@@ -100,7 +100,7 @@ class DockerRuntime:
 
     async def discard(self, container_id: str) -> None:
         """Kill and remove a container that was found; nothing if it is gone."""
-        await self.engine.call(f"cannot remove container {container_id[:12]}", partial(_remove, self.engine.client, container_id))
+        await self.engine.call(f"cannot remove container {container_id[:12]}", partial(remove, self.engine.client, container_id))
 
     async def has_container(self, container_id: str) -> bool:
         """Return whether the engine knows a container of this id, ours or not."""
@@ -199,7 +199,7 @@ class DockerSandbox:
     async def remove(self) -> None:
         """Kill it if need be and remove it; idempotent, and safe in a `finally`."""
         if not self._removed:
-            await self._engine.call(f"cannot remove container {self._name}", lambda: _remove(self._client, self._name))
+            await self._engine.call(f"cannot remove container {self._name}", lambda: remove(self._client, self._name))
             self._removed = True
         self._output.close()
         if self._stream is not None:
@@ -212,7 +212,7 @@ class DockerSandbox:
         created: dict[str, Any] = self._client.create_container_from_config(request, name=self._name)  # type: ignore[no-untyped-call]
         self._id = str(created["Id"])
         self._missing += tuple(str(line) for line in created.get("Warnings") or ())
-        self._stream = _attach(self._client, self._id)
+        self._stream = attach(self._client, self._id)
         return self._stream
 
     async def _read_output(self, stream: socket.socket) -> None:
@@ -259,13 +259,13 @@ def _found(container: Mapping[str, Any]) -> FoundContainer:
     )
 
 
-def _attach(client: docker.APIClient, container: str) -> socket.socket:
-    """Return a socket of our own on the container's output: asyncio reads it, no thread waits."""
+def attach(client: docker.APIClient, container: str, *, with_input: bool = False) -> socket.socket:
+    """Return a socket of our own on the container's output, and its input if asked for: asyncio reads it, no thread waits."""
     # The SDK's attach keeps the whole response alive; here it is closed and the socket goes on. Before the start there is
     # no output yet, so nothing of it can lie in a buffer of the response.
     response = client.post(
         _url(client, f"/containers/{container}/attach"),
-        params={"stream": "1", "stdout": "1", "stderr": "1"},
+        params={"stream": "1", "stdout": "1", "stderr": "1", **({"stdin": "1"} if with_input else {})},
         headers={"Connection": "Upgrade", "Upgrade": "tcp"},
         stream=True,
         timeout=CALL_S,
@@ -289,7 +289,8 @@ def _kill(client: docker.APIClient, container: str) -> None:
             raise
 
 
-def _remove(client: docker.APIClient, container: str) -> None:
+def remove(client: docker.APIClient, container: str) -> None:
+    """Kill and remove a container with its unnamed volumes; nothing if it is gone."""
     try:
         client.remove_container(container, v=True, force=True)
     except NotFound:

@@ -110,9 +110,10 @@ def _host_config(slot: SlotSpec, facts: EngineFacts, hosts: Path) -> dict[str, A
             _bind(slot.workspace, WORKSPACE),
             _bind(slot.out, OUT),
             _bind(slot.task, TASK, read_only=True),
-            _bind(slot.gateway, GATEWAY, read_only=True),
+            *([] if slot.gateway_from else [_bind(slot.gateway, GATEWAY, read_only=True)]),
             _bind(hosts, "/etc/hosts", read_only=True),
         ],
+        **({"VolumesFrom": [f"{slot.gateway_from}:ro"]} if slot.gateway_from else {}),
         "Tmpfs": {
             "/tmp": f"rw,exec,nosuid,nodev,size={TMP_MIB}m,nr_inodes={TMP_INODES_MAX},mode=1777",  # noqa: S108 (inside)
             # IPC mode none takes /dev/shm away, and multiprocessing.Lock needs it.

@@ -11,6 +11,9 @@ import os
 import shutil
 import socket
 import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from sandbox.runtime.protections import NO_FILTER, NO_PIN
 DOCUMENT = "docs/engines.md"
 PROOF_S = 60.0
 _WROTE = "written"
+Relay = Callable[[SlotSpec, str], AbstractAsyncContextManager[SlotSpec]]
+"""Makes a slot's gateway socket reachable for a sandbox of an image, while it lasts."""
 _SAID_BYTES_MAX = 64 << 10
 _PROGRAM = f"""
 import json, os, socket
@@ -56,31 +61,46 @@ print(json.dumps(said))
 """
 
 
-async def prove_engine(
-    runtime: Runtime, image_id: str, *, instance: str, state: Path, sockets: Path, uid: int, gid: int, number: int = 0, name: str = "runc"
-) -> tuple[str, ...]:
+class NoSocketError(EngineError):
+    """Files arrive in a container and a socket of ours does not answer there."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a first container may be tried, as a slot is."""
+
+    instance: str
+    """Label of the container."""
+    state: Path
+    """Where slots' directories live; a directory `proof` is made in it and removed."""
+    sockets: Path
+    """Where slots' sockets live; likewise."""
+    uid: int
+    """A slot's user."""
+    gid: int
+    number: int = 0
+    """The slot's, for the label."""
+
+
+async def prove_engine(runtime: Runtime, image_id: str, place: Place, *, name: str = "runc", relay: Relay | None = None) -> tuple[str, ...]:
     """Run one sandbox in directories like those of a slot and return what it does without, one line each; takes as long as one cold start.
 
     Args:
         runtime: The engine in question.
         image_id: The agent image.
-        instance: Label of the container.
-        state: Where slots' directories live; a directory `proof` is made in it and removed.
-        sockets: Where slots' sockets live; likewise.
-        uid: A slot's user.
-        gid: A slot's group.
-        number: The slot's, for the label.
+        place: Where.
         name: The engine's runtime to try.
+        relay: Carries the socket into a sandbox, where the engine does not.
 
     Raises:
         EngineError: What failed, and where to read what to do.
     """
-    home, gateway = state / "proof", sockets / "proof"
+    home, gateway = place.state / "proof", place.sockets / "proof"
     slot = SlotSpec(
-        instance=instance,
-        slot=number,
-        uid=uid,
-        gid=gid,
+        instance=place.instance,
+        slot=place.number,
+        uid=place.uid,
+        gid=place.gid,
         workspace=home / "workspace",
         task=home / "task",
         gateway=gateway,
@@ -91,7 +111,7 @@ async def prove_engine(
     )
     try:
         await asyncio.to_thread(_make, slot)
-        said, peers, missing = await _run(runtime, slot, image_id)
+        said, peers, missing = await _run(runtime, slot, image_id, relay or _bound)
         wrote = await asyncio.to_thread(_read, slot.workspace / "proof")
     finally:
         await asyncio.to_thread(_unmake, (home, gateway))
@@ -99,7 +119,12 @@ async def prove_engine(
     return tuple(dict.fromkeys((*missing, *_shown(slot.runtime, said, peers))))
 
 
-async def _run(runtime: Runtime, slot: SlotSpec, image_id: str) -> tuple[dict[str, Any], list[int], tuple[str, ...]]:
+@asynccontextmanager
+async def _bound(slot: SlotSpec, _image_id: str) -> AsyncIterator[SlotSpec]:
+    yield slot
+
+
+async def _run(runtime: Runtime, slot: SlotSpec, image_id: str, relay: Relay) -> tuple[dict[str, Any], list[int], tuple[str, ...]]:
     """Return what the container said, the processes that called, as the host sees them, and what the engine itself says is missing."""
     peers: list[int] = []
 
@@ -110,9 +135,9 @@ async def _run(runtime: Runtime, slot: SlotSpec, image_id: str) -> tuple[dict[st
         writer.close()
 
     server = await asyncio.start_unix_server(answer, slot.gateway / "gateway.sock")
-    async with server:
-        (slot.gateway / "gateway.sock").chmod(0o666)
-        box = await runtime.stand_by(slot, image_id)
+    (slot.gateway / "gateway.sock").chmod(0o666)
+    async with server, relay(slot, image_id) as reachable:
+        box = await runtime.stand_by(reachable, image_id)
         try:
             async with asyncio.timeout(PROOF_S):
                 await box.wait()
@@ -142,6 +167,8 @@ def _judge(facts: EngineFacts, slot: SlotSpec, said: dict[str, Any], *, wrote: b
     which = "" if slot.runtime == "runc" else f" with runtime {slot.runtime}"
     where = f"the engine at {facts.endpoint}{which} cannot serve here"
     problems = " and ".join(f"{what}: {said[what]}" for what in ("start", "write", "connect") if said.get(what))
+    if problems.startswith("connect: ") and slot.runtime not in facts.gvisor:
+        raise NoSocketError(f"{where}: in a first container, {problems} (as uid {slot.uid}); see {DOCUMENT}")
     if problems:
         raise EngineError(f"{where}: in a first container, {problems} (as uid {slot.uid}); see {DOCUMENT}")
     if not wrote:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,7 +10,8 @@ from sandbox.executor.slots import UID_BASE, private_directory
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.image_build import BuildNetwork
 from sandbox.runtime.images import ensure_agent_image
-from sandbox.runtime.proof import prove_engine
+from sandbox.runtime.proof import NoSocketError, Place, prove_engine
+from sandbox.runtime.relay import RELAYED, relayed
 from supervisor import stack
 from supervisor.config import Config, StateDirectory
 from supervisor.stack import Say
@@ -46,7 +48,12 @@ async def _prove_once(runtime: DockerRuntime, image: str, state: StateDirectory,
     uid, gid = (first, first) if os.getuid() == 0 else (os.getuid(), os.getgid())
     # Directories of this process alone: two first runs may begin at once, of one state directory or of two.
     with TemporaryDirectory(dir=proven.parent) as slot, TemporaryDirectory(dir=sockets, prefix="p") as socket:
-        await prove_engine(runtime, image, instance=f"proof-{os.getpid()}", state=Path(slot), sockets=Path(socket), uid=uid, gid=gid)
+        place = Place(f"proof-{os.getpid()}", Path(slot), Path(socket), uid, gid)
+        try:
+            await prove_engine(runtime, image, place)
+        except NoSocketError:
+            await prove_engine(runtime, image, place, relay=partial(relayed, runtime.engine))
+            say(RELAYED)
     proven.touch(mode=0o600)
 
 

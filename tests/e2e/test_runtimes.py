@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.runtime.images import BASE, LIBRARIES, base_image_key, libraries_image_key
+from sandbox.runtime.relay import RELAYED
 from sandbox.runtime.users import NOT_MAPPED
 from tests.e2e.line import Line, Provider
 from tests.e2e.people import Person
@@ -109,6 +110,20 @@ def test_the_line_passes_where_the_engine_maps_users(engine: TestEngine, agent_i
 
     assert len(missing) == 4
     assert all(NOT_MAPPED not in lines for lines in missing)
+
+
+@pytest.mark.slow
+@pytest.mark.root
+@pytest.mark.parametrize("engine", ["apart"], indirect=True)
+def test_the_line_passes_where_the_engine_carries_no_sockets(engine: TestEngine, agent_image: str, provider: Provider, tmp_path: Path):
+    """As in a virtual machine: each attempt's gateway is reached through a container beside its sandbox, and the record says so."""
+    with a_stack(tmp_path, provider, engine.url) as line:
+        missing = it_lands(line, provider, sample_repository(tmp_path / "place", "everything"))
+
+    assert len(missing) == 4
+    for lines in missing:
+        assert RELAYED in lines
+        assert [each for each in lines if each.startswith("no agent pin")]
 
 
 @pytest.mark.slow

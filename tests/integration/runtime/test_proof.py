@@ -8,13 +8,13 @@ import pytest
 from sandbox.contract.errors import EngineError
 from sandbox.runtime.container_spec import Sandbox, SlotSpec
 from sandbox.runtime.docker import DockerRuntime
-from sandbox.runtime.proof import prove_engine
+from sandbox.runtime.proof import Place, prove_engine
 
 pytestmark = pytest.mark.docker
 
 
 async def _prove(runtime: DockerRuntime, image: str, directory: Path, uid: int) -> None:
-    await prove_engine(runtime, image, instance="proof", state=directory / "state", sockets=directory / "gw", uid=uid, gid=uid)
+    await prove_engine(runtime, image, Place("proof", directory / "state", directory / "gw", uid, uid))
 
 
 @pytest.mark.parametrize("engine", ["debian", "current"], indirect=True)
@@ -38,9 +38,7 @@ async def test_a_sandbox_that_may_not_write_is_found_before_the_first_job(docker
             return await docker_runtime.stand_by(slot.model_copy(update={"uid": slot.uid + 1, "gid": slot.gid + 1}), image_id)
 
     with pytest.raises(EngineError, match=r"write: Permission denied.*docs/engines.md"):
-        await prove_engine(
-            Mapping(), agent_image, instance="proof", state=tmp_path / "state", sockets=tmp_path / "gw", uid=231_000, gid=231_000
-        )
+        await prove_engine(Mapping(), agent_image, Place("proof", tmp_path / "state", tmp_path / "gw", 231_000, 231_000))
 
 
 async def test_a_missing_image_is_an_engine_error(docker_runtime: DockerRuntime, tmp_path: Path):

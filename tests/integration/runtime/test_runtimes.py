@@ -1,34 +1,42 @@
 """Sandboxes of other OCI runtimes, and of engines that map users or see other file systems than we do."""
 
+import asyncio
+import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import docker
 import pytest
 
 from sandbox.contract.errors import EngineError
 from sandbox.runtime.container_spec import SlotSpec
 from sandbox.runtime.docker import DockerRuntime
-from sandbox.runtime.proof import prove_engine
+from sandbox.runtime.proof import NoSocketError, Place, prove_engine
+from sandbox.runtime.relay import relayed
 from sandbox.runtime.users import NOT_MAPPED, SLOTS_FROM
-from tests.servers.engines import FIRST_MAPPED
+from tests.servers.engines import FIRST_MAPPED, TestEngine
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
 SlotBuilder = Callable[..., SlotSpec]
 ON_RUNSC = pytest.mark.parametrize("engine", ["runsc"], indirect=True)
 ON_MAPPING = pytest.mark.parametrize("engine", ["userns-debian", pytest.param("userns", marks=pytest.mark.slow)], indirect=True)
+APART = pytest.mark.parametrize("engine", ["apart"], indirect=True)
 UID = 231_000
 MAPPED_UID = FIRST_MAPPED + SLOTS_FROM + 7
 
 Prove = Callable[..., "tuple[str, ...]"]
 
 
-async def proved(runtime: DockerRuntime, image: str, directory: Path, *, name: str = "runc", uid: int = UID) -> tuple[str, ...]:
+async def proved(
+    runtime: DockerRuntime, image: str, directory: Path, *, name: str = "runc", uid: int = UID, is_relayed: bool = False
+) -> tuple[str, ...]:
     """Return what a first container shows to be missing, in a directory nobody but root may enter, as a state directory is."""
     directory.chmod(0o700)
-    home, sockets = directory / "state", directory / "gw"
-    return await prove_engine(runtime, image, instance=f"proof-{os.getpid()}", state=home, sockets=sockets, uid=uid, gid=uid, name=name)
+    place = Place(f"proof-{os.getpid()}", directory / "state", directory / "gw", uid, uid)
+    return await prove_engine(runtime, image, place, name=name, relay=partial(relayed, runtime.engine) if is_relayed else None)
 
 
 def begins(lines: tuple[str, ...]) -> set[str]:
@@ -129,10 +137,111 @@ async def test_a_user_the_engine_does_not_map_goes_without_and_it_is_said(docker
     assert NOT_MAPPED in missing
 
 
-@pytest.mark.parametrize("engine", ["apart"], indirect=True)
-async def test_an_engine_that_carries_files_and_no_sockets_is_found_by_a_round_trip(
-    docker_runtime: DockerRuntime, agent_image: str, tmp_path: Path
+def volumes_of(engine: TestEngine) -> set[str]:
+    with contextlib.closing(docker.APIClient(engine.url)) as client:
+        return {volume["Name"] for volume in client.volumes()["Volumes"] or ()}
+
+
+@pytest.mark.slow
+@APART
+async def test_an_engine_that_carries_files_and_no_sockets_is_found_and_got_round(
+    docker_runtime: DockerRuntime, agent_image: str, tmp_path: Path, engine: TestEngine
 ):
-    """As in a virtual machine: what is written arrives, the socket is there to see, and nobody answers at it."""
-    with pytest.raises(EngineError, match=r"cannot serve here: in a first container, connect: Connection refused .*docs/engines.md"):
+    """As in a virtual machine: what is written arrives, nobody answers at the socket. A container beside with a volume carries it."""
+    before = volumes_of(engine)
+    with pytest.raises(NoSocketError, match=r"cannot serve here: in a first container, connect: Connection refused .*docs/engines.md"):
         await proved(docker_runtime, agent_image, tmp_path)
+
+    missing = await proved(docker_runtime, agent_image, tmp_path, is_relayed=True)
+
+    assert "no agent pin" in begins(missing)
+    assert volumes_of(engine) == before
+
+
+ECHO = """
+import socket, sys, threading
+def say(number):
+    talk = socket.socket(socket.AF_UNIX)
+    talk.settimeout(30)
+    talk.connect("/gw/gateway.sock")
+    data = bytes([number]) * 3_000_000
+    threading.Thread(target=talk.sendall, args=(data,)).start()
+    heard = 0
+    while heard < len(data):
+        part = talk.recv(1 << 20)
+        if not part or set(part) != {number}:
+            break
+        heard += len(part)
+    told.append(heard)
+    talk.close()
+told = []
+threads = [threading.Thread(target=say, args=(number,)) for number in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(told)
+try:
+    open("/gw/x", "w")
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["default", "apart"], indirect=True)
+async def test_what_is_said_by_the_relay_arrives_whole_for_many_at_once(
+    docker_runtime: DockerRuntime, agent_image: str, a_slot: SlotBuilder, engine: TestEngine
+):
+    """Eight connections of three million bytes each way, unmixed; the volume is read-only for the sandbox, and gone at the end."""
+    slot, before = a_slot(command=("/opt/andon/bin/python", "-I", "-c", ECHO)), volumes_of(engine)
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(echo, slot.gateway / "gateway.sock")
+    async with server, relayed(docker_runtime.engine, slot, agent_image) as reachable:
+        box = await docker_runtime.stand_by(reachable, agent_image)
+        try:
+            await asyncio.wait_for(box.wait(), 120)
+            log = (await box.log()).decode()
+        finally:
+            await box.remove()
+
+    assert log.splitlines() == [str([3_000_000] * 8), "30"]  # EROFS
+    assert volumes_of(engine) == before
+
+
+@pytest.mark.slow
+async def test_the_relay_takes_the_slots_user_alone_and_ends_with_the_gateway(
+    docker_runtime: DockerRuntime, agent_image: str, a_slot: SlotBuilder
+):
+    """Another user's connection is closed unheard; so is one when nobody listens on the host any more."""
+    program = (
+        "import socket; talk = socket.socket(socket.AF_UNIX); talk.settimeout(20); talk.connect('/gw/gateway.sock'); print(talk.recv(9))"
+    )
+    heard: list[str] = []
+
+    async def hear(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append("somebody")
+        writer.write(b"hello")
+        writer.close()
+
+    async def says(slot: SlotSpec) -> str:
+        box = await docker_runtime.stand_by(slot, agent_image)
+        try:
+            await asyncio.wait_for(box.wait(), 60)
+            return (await box.log()).decode().strip()
+        finally:
+            await box.remove()
+
+    slot = a_slot(command=("/opt/andon/bin/python", "-I", "-c", program))
+    server = await asyncio.start_unix_server(hear, slot.gateway / "gateway.sock")
+    async with relayed(docker_runtime.engine, slot, agent_image) as reachable:
+        async with server:
+            assert await says(reachable) == "b'hello'"
+            assert await says(reachable.model_copy(update={"uid": slot.uid + 1, "gid": slot.gid + 1})) == "b''"
+        assert await says(reachable) == "b''"
+
+    assert heard == ["somebody"]
