@@ -157,10 +157,10 @@ class Spans:
 
     @contextmanager
     def span(
-        self, name: str, *, parent: Context, kind: SpanKind = SpanKind.INTERNAL, attributes: Mapping[str, Attribute] | None = None
+        self, name: str, *, parent: Context, span_id: str | None = None, attributes: Mapping[str, Attribute] | None = None
     ) -> Iterator["OpenSpan"]:
         """Run a block inside a span; an exception marks it with its class name and goes on."""
-        open_span = self.start(name, trace_id=parent.trace_id, parent=parent.span_id, kind=kind, attributes=attributes)
+        open_span = self.start(name, trace_id=parent.trace_id, parent=parent.span_id, span_id=span_id, attributes=attributes)
         try:
             yield open_span
         except BaseException as error:

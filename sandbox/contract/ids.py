@@ -76,6 +76,16 @@ def span_id(path: str) -> str:
     return hashlib.sha256(b"andon.span\0" + path.encode()).hexdigest()[:16]
 
 
+def process_span_id(path: str) -> str:
+    """Return the derived span of an attempt at its executor, so that whoever outlives the executor can end it; `path` as `attempt_path`."""
+    return span_id(f"{path}#process")
+
+
+def program_span_id(path: str) -> str:
+    """Return the derived span of an attempt's program in the container."""
+    return span_id(f"{path}#program")
+
+
 def attempt_path(run: str, stage: str, round_: int, attempt: int) -> str:
     """Return the path that names one attempt in traces and in the object store."""
     return f"{run}/{stage}/{round_}/{attempt}"

@@ -1,6 +1,7 @@
 """The spans of one attempt (TRACING.md §2): what the host did, the model calls, the tool calls; not when they are sent (`account`).
 
-A span that has children is ours, never the container's: its death loses at most the tool call in flight.
+A span that has children is ours, never the container's: its death loses at most the tool call in flight. Those two have derived
+ids, so that the supervisor can end them for an executor that died (`supervisor/api/trace`).
 """
 
 import time
@@ -11,6 +12,7 @@ from typing import TypeVar
 from opentelemetry.trace import SpanKind
 
 from sandbox.contract.errors import AndonError
+from sandbox.contract.ids import attempt_path, process_span_id, program_span_id
 from sandbox.contract.result import CheckReport, Outcome
 from sandbox.contract.wire import ClaimReply, Delivery
 from sandbox.executor.config import Host
@@ -38,6 +40,7 @@ class AttemptTrace:
         self._grant = grant
         self._started_at = started_at
         self._parent = Context.parse(grant.traceparent)
+        self._path = attempt_path(self._job.run_id, self._job.stage, self._job.round, grant.attempt)
         self._process: OpenSpan | None = None
         self._program: OpenSpan | None = None
         self._relay: OtlpRelay | None = None
@@ -55,6 +58,7 @@ class AttemptTrace:
             f"process {subject}",
             trace_id=self._parent.trace_id,
             parent=self._parent.span_id,
+            span_id=process_span_id(self._path),
             kind=SpanKind.CONSUMER,
             start=self._started_at,
             links=(self._parent,),
@@ -126,7 +130,8 @@ class AttemptTrace:
             return
         begun = time.time()
         parent = self._process.context
-        with self._host.exec_spans.span(self._name(), parent=parent, attributes=self._identity(box)) as span:
+        own_id = program_span_id(self._path)
+        with self._host.exec_spans.span(self._name(), parent=parent, span_id=own_id, attributes=self._identity(box)) as span:
             self._program = span
             self._relay = OtlpRelay(self._host.agent_spans, span.context, begun, time.time, {"container.id": box.container_id})
             try:
@@ -204,5 +209,11 @@ class AttemptTrace:
             ok = ending.outcome is Outcome.SUBMITTED
             self._process.put({"cicd.pipeline.task.run.result": "success" if ok else "failure"})
             self._process.end(ended_at, error_type=None if ok else ending.outcome.value)
+        return self.ended()
+
+    def ended(self) -> list[bytes]:
+        """Return what has ended since the last time as gzip OTLP requests; the supervisor ends what is open, should we die."""
+        if self._parent is None:
+            return []
         services = (self._host.exec_spans, self._host.gateway_spans, self._host.agent_spans)
         return [payload for spans in services for payload in spans.drain(self._parent.trace_id)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from opentelemetry.trace import SpanKind
 
-from sandbox.contract.ids import attempt_path, span_id
+from sandbox.contract.ids import attempt_path, process_span_id, program_span_id, span_id
 from sandbox.telemetry import Attribute, Context, Spans
 from supervisor.pipeline.events import (
     AnyEvent,
@@ -34,10 +34,22 @@ _TASK_TYPE = {"validate": "test", "baseline": "test", "red-check": "test", "land
 class RunTrace:
     """Turns events of runs into spans as they happen; one per supervisor."""
 
-    def __init__(self, spans: Spans, store: Callable[[str, bytes], None]) -> None:
-        """Make spans with `spans` and give each run's gzip OTLP payloads to `store(run_id, payload)`."""
+    def __init__(
+        self,
+        spans: Spans,
+        store: Callable[[str, bytes], None],
+        container_below: Callable[[str, str], str | None] = lambda _run, _span: None,
+    ) -> None:
+        """Make the supervisor's spans.
+
+        Args:
+            spans: Makes them.
+            store: Takes a run's id and a gzip OTLP payload.
+            container_below: Returns the container of the stored spans below a span of a run, None if there are none.
+        """
         self._spans = spans
         self._store = store
+        self._container_below = container_below
         self._made: dict[str, set[str]] = {}
         """Paths of the attempts whose spans are made, by run, until the run ends: saves making them again."""
 
@@ -121,10 +133,51 @@ class RunTrace:
             span.event("finding", {"andon.check.name": finding.check, "message": finding.message[:500]}, at=job.judged_at)
         if attempt.attempt == 1:
             self._send(run, job, span.context)
+        if attempt.ended is None or attempt.ended.result is None:
+            self._reap(run, job, attempt, ended_at)
         if last and attempt.ended is not None and job.judged_at is not None:
             self._gate(run, job, span.context, min(attempt.ended.at, job.judged_at))
         error = None if passed else (f"verdict_{job.verdict}" if last and job.verdict else outcome)
         span.end(job.judged_at if last and job.judged_at else ended_at, error_type=error)
+
+    def _reap(self, run: RunState, job: JobState, attempt: AttemptState, at: float) -> None:
+        """End what an executor began and nobody heard the end of: what it sent of it until then must not hang in the air.
+
+        Should it come back and send the very spans, these are in the file already, and stay.
+        """
+        path = attempt_path(run.run_id, job.stage, job.round, attempt.attempt)
+        stage = Context(run.trace_id, span_id(path))
+        about: dict[str, Attribute] = {"cicd.worker.id": attempt.executor, "andon.stage.name": job.stage, "andon.reaped": True}
+        subject = f"andon.job.{_pool(run, job.stage)}"
+        process = self._spans.start(
+            f"process {subject}",
+            trace_id=run.trace_id,
+            parent=stage.span_id,
+            span_id=process_span_id(path),
+            kind=SpanKind.CONSUMER,
+            start=attempt.started_at,
+            links=(stage,),
+            attributes=about
+            | {
+                "messaging.system": "nats",
+                "messaging.operation.name": "process",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": subject,
+                "andon.attempt": attempt.attempt,
+            },
+        )
+        container = self._container_below(run.run_id, program_span_id(path))
+        if container is not None:
+            program = self._spans.start(
+                f"invoke_agent {_agent(run, job.stage)}" if job.kind == "agent" else f"run {job.stage} checks",
+                trace_id=run.trace_id,
+                parent=process.context.span_id,
+                span_id=program_span_id(path),
+                start=attempt.started_at,
+                attributes=about | ({"container.id": container} if container else {}),
+            )
+            program.end(at, error_type="executor_lost")
+        process.end(at, error_type="executor_lost")
 
     def _gate(self, run: RunState, job: JobState, parent: Context, start: float) -> None:
         """The judgement of what the last attempt left, from the arrival of its result."""
@@ -163,6 +216,9 @@ class RunTrace:
     def _finish(self, run: RunState, at: float) -> None:
         for job in run.jobs.values():
             self._attempts(run, job, at)
+            for attempt in job.attempts:  # once more: its last spans may have come after its end was declared
+                if attempt.ended is not None and attempt.ended.result is None:
+                    self._reap(run, job, attempt, attempt.ended.ended_at)
         self._made.pop(run.run_id, None)
         result = RESULTS[run.state]
         root = self._spans.start(
@@ -205,6 +261,10 @@ def _page(run: RunState) -> str:
 
 def _pool(run: RunState, stage: str) -> str:
     return next((each.pool for each in run.pipeline.stages if each.name == stage), "default")
+
+
+def _agent(run: RunState, stage: str) -> str:
+    return next((each.agent or each.name for each in run.pipeline.stages if each.name == stage), stage)
 
 
 def _awaits_judgement(run: RunState, event: AttemptEnded) -> bool:

@@ -118,6 +118,15 @@ class TraceSink:
         if is_new and self._see:
             self._see(request)
 
+    def container_below(self, run_id: str, parent_id: str) -> str | None:
+        """Return the `container.id` of the stored spans below a span, empty if they name none, None if there are no such spans."""
+        found: str | None = None
+        for span in _spans_in_file(self._file_of(run_id)):
+            if span.get("parentSpanId") == parent_id:
+                named = [each["value"].get("stringValue", "") for each in span.get("attributes", ()) if each["key"] == "container.id"]
+                found = found or (named[0] if named else "")
+        return found
+
     def _append(self, run_id: str, request: ExportTraceServiceRequest) -> bool:
         """Write what is new of a request to the run's file; return whether there was anything."""
         path = self._file_of(run_id)
@@ -180,16 +189,22 @@ def _ids_in_file(path: Path) -> set[str]:
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         os.truncate(path, whole)
-    ids: set[str] = set()
-    for line in data[:whole].splitlines():
+    return {str(span["spanId"]) for span in _spans_of_lines(data[:whole])}
+
+
+def _spans_in_file(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield from _spans_of_lines(path.read_bytes())
+    except FileNotFoundError:
+        return
+
+
+def _spans_of_lines(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.splitlines():
         with suppress(ValueError, KeyError, TypeError):  # a line a bad disk made: its spans may come twice
-            ids |= {
-                span["spanId"]
-                for resource in json.loads(line)["resourceSpans"]
-                for scope in resource["scopeSpans"]
-                for span in scope["spans"]
-            }
-    return ids
+            for resource in json.loads(line)["resourceSpans"]:
+                for scope in resource["scopeSpans"]:
+                    yield from (span for span in scope["spans"] if "spanId" in span)
 
 
 def trace_ids_of(payload: bytes) -> set[str]:

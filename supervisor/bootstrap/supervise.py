@@ -106,7 +106,7 @@ async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership, export
     metrics = Metrics()
     sink = TraceSink(lambda run_id: state.run(run_id) / "trace.otlp.jsonl", export, metrics.see)
     events = FencedLog(JetStreamEventLog(link.connection), lambda: lead.is_held)
-    trace = RunTrace(Spans("andon-sup", RELEASE, {"host.name": socket.gethostname()}), sink.store)
+    trace = RunTrace(Spans("andon-sup", RELEASE, {"host.name": socket.gethostname()}), sink.store, sink.container_below)
     witness = Witness(state, link, trace, events)
 
     def observe(run: RunState, event: AnyEvent) -> None:

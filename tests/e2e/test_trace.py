@@ -1,8 +1,9 @@
-"""Every run is one connected trace (TRACING.md §12), whatever broke on the way; and it says nothing that nobody should read."""
+"""Every run is one connected trace (TRACING.md §12), in its file and in a real Jaeger, whatever broke on the way; and it says nothing
+that nobody should read."""
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ import pytest
 from sandbox.bus.assets import CONFIRM_S
 from sandbox.contract.ids import attempt_path, span_id, trace_id
 from supervisor.demo import SAMPLE_FEATURE, SAMPLE_REQUEST
+from tests.e2e.fifteen_checks import broken_checks
 from tests.e2e.line import CANARY, Finished, Line, Provider
 from tests.e2e.watching import a_sample, going, kill_sandbox, sandboxes, stack_pids, wait_until
 from tests.fakes.scripts.rate_limit import HAPPY, SPEC, STALLS_ONCE
 from tests.fakes.traces import SeenTrace
+from tests.servers.jaeger import Jaeger
+from tests.servers.jaeger import jaeger as running_jaeger
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -38,6 +42,34 @@ stage interface [sup]
     container remove [exec]
   gate interface [sup]
 """
+
+
+@pytest.fixture(scope="module")
+def jaeger() -> Iterator[Jaeger]:
+    """A real Jaeger, empty at first."""
+    with running_jaeger() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def line(provider: Provider, jaeger: Jaeger, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    """A stack of its own, whose supervisor exports to that Jaeger."""
+    exports = {"OTEL_EXPORTER_OTLP_ENDPOINT": jaeger.otlp}
+    made = Line(tmp_path_factory.mktemp("traced-line"), provider.server.environment() | exports)
+    up = made.andon("up", timeout_s=900)
+    assert up.exit_code == 0, up.stderr
+    yield made
+    down = made.andon("down")
+    assert down.exit_code == 0, down.stderr
+
+
+def faults(line: Line, jaeger: Jaeger, run_id: str) -> list[str]:
+    """Return what is wrong with a run's trace in its file, and in Jaeger once that has all of it."""
+    in_file = whole_trace(line, run_id)
+    trace = trace_id(run_id)
+    wait_until(lambda: len(jaeger.trace(trace).spans) >= len(in_file.spans), "Jaeger has every span of the file", 30)
+    result = line.andon("status", run_id, "--json").result
+    return [*in_file.faults(), *broken_checks(jaeger, result)]
 
 
 @pytest.fixture
@@ -75,11 +107,11 @@ def happy(line: Line, provider: Provider, tmp_path_factory: pytest.TempPathFacto
     return done, trace, path_of(line, done.result["run_id"]).read_text()
 
 
-def test_a_run_is_one_trace_with_one_root_and_nothing_loose(happy: tuple[Finished, SeenTrace, str]):
+def test_a_run_is_one_trace_with_one_root_and_nothing_loose(line: Line, jaeger: Jaeger, happy: tuple[Finished, SeenTrace, str]):
     """No orphan, no span twice, children inside parents, each kind of span from its own service, tokens on model calls alone."""
     done, trace, _ = happy
 
-    assert trace.faults() == []
+    assert faults(line, jaeger, done.result["run_id"]) == []
     (root,) = trace.roots
     assert (root.name, root.span_id, root.trace_id) == ("RUN feature", span_id(done.result["run_id"]), done.result["trace_id"])
     assert root.attributes["cicd.pipeline.result"] == "success"
@@ -141,7 +173,7 @@ def test_the_tree_of_a_stage_is_the_one_agreed(happy: tuple[Finished, SeenTrace,
     assert tree.tree() == INTERFACE
 
 
-def test_a_retry_after_a_killed_container_leaves_a_whole_trace(line: Line, provider: Provider, arguments: list[str]):
+def test_a_retry_after_a_killed_container_leaves_a_whole_trace(line: Line, jaeger: Jaeger, provider: Provider, arguments: list[str]):
     """Both attempts are there, linked, the first as an error; the call in flight is all that is lost."""
     provider.says(STALLS_ONCE)
     with going(line, *arguments) as run:
@@ -151,9 +183,8 @@ def test_a_retry_after_a_killed_container_leaves_a_whole_trace(line: Line, provi
         kill_sandbox(line, box["Id"])
         assert run.end().exit_code == 0
 
+    assert faults(line, jaeger, run.run_id) == []
     trace = whole_trace(line, run.run_id)
-
-    assert trace.faults() == []
     first, second = trace.named("stage implement")
     assert (first.attributes["error.type"], first.attributes["andon.attempt"]) == ("killed", 1)
     assert second.links == (first.span_id,)
@@ -167,7 +198,7 @@ def only_one(list_of: Callable[[Line], list[dict[str, str]]], line: Line) -> lis
     return boxes if len(boxes) == 1 else None
 
 
-def test_a_killed_supervisor_leaves_a_whole_trace(line: Line, arguments: list[str]):
+def test_a_killed_supervisor_leaves_a_whole_trace(line: Line, jaeger: Jaeger, arguments: list[str]):
     """kill -9 in the middle: the next one goes on in the same trace, ends the same root, and makes nothing twice."""
     with going(line, *arguments) as run:
         run.wait_event("attempt_started", job_id=f"{run.run_id}-test-1")
@@ -176,7 +207,19 @@ def test_a_killed_supervisor_leaves_a_whole_trace(line: Line, arguments: list[st
         wait_until(lambda: stack_pids(line)["supervisor"] != old, "the stack started another supervisor", 30)
         assert run.end().exit_code == 0
 
-    trace = whole_trace(line, run.run_id)
+    assert faults(line, jaeger, run.run_id) == []
 
-    assert trace.faults() == []
-    assert trace.roots[0].trace_id == trace_id(run.run_id)
+
+def test_a_killed_executor_leaves_a_whole_trace(line: Line, jaeger: Jaeger, provider: Provider, arguments: list[str]):
+    """kill -9 of the executor: its attempts are declared lost, their jobs go to the next one, in the same trace."""
+    provider.says(STALLS_ONCE)
+    with going(line, *arguments) as run:
+        wait_until(lambda: len(provider.server.calls("implement")) == 2, "implement is told to sleep", 90)
+        old = stack_pids(line)["executor"]
+        os.kill(old, signal.SIGKILL)
+        wait_until(lambda: stack_pids(line)["executor"] != old, "the stack started another executor", 30)
+        assert run.end().exit_code == 0
+
+    assert faults(line, jaeger, run.run_id) == []
+    first, second = whole_trace(line, run.run_id).named("stage implement")
+    assert (first.attributes["error.type"], second.links) == ("lost", (first.span_id,))

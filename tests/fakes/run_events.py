@@ -103,6 +103,7 @@ class Story:
                 outcome=outcome,
                 reason=reason,
                 container_id="c0ffee",
+                result=None if outcome is Outcome.LOST else a_blob("result"),
                 salvage_ref=salvage,
                 started_at=self.at - 1,
                 ended_at=self.at,

@@ -75,6 +75,11 @@ class SeenTrace:
     @classmethod
     def of_file(cls, path: Path) -> "SeenTrace":
         """Read a run's `trace.otlp.jsonl`, by the rules of OTLP/JSON alone."""
+        return cls.of_documents(json.loads(line) for line in path.read_text().splitlines())
+
+    @classmethod
+    def of_documents(cls, documents: Iterable[dict[str, Any]]) -> "SeenTrace":
+        """Read OTLP/JSON, with ids in hex; an integer may be one, or text."""
         return cls(
             [
                 SeenSpan(
@@ -90,8 +95,8 @@ class SeenTrace:
                     attributes={each["key"]: _json_value(each["value"]) for each in span.get("attributes", [])},
                     links=tuple(link["spanId"] for link in span.get("links", [])),
                 )
-                for line in path.read_text().splitlines()
-                for resource in json.loads(line)["resourceSpans"]
+                for document in documents
+                for resource in document["resourceSpans"]
                 for scope in resource["scopeSpans"]
                 for span in scope["spans"]
             ]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from sandbox.contract.ids import attempt_path, span_id, trace_id
+from sandbox.contract.ids import attempt_path, process_span_id, program_span_id, span_id, trace_id
 from sandbox.contract.result import Outcome
 from sandbox.telemetry import Spans
 from supervisor.api.trace import RunTrace
@@ -101,6 +101,43 @@ def test_a_retry_is_linked_to_the_attempt_before_it():
     assert second.links == (first.span_id,)
     assert second.attributes["cicd.pipeline.task.run.result"] == "success"
     assert len(trace.named("send ")) == 1
+
+
+def lost_and_again() -> Story:
+    story = Story().accepted().dispatched("spec").started("spec").ended("spec", outcome=Outcome.LOST)
+    return story.started("spec", attempt=2).ended("spec", attempt=2).judged("spec").landed()
+
+
+def test_what_a_dead_executor_left_open_is_ended_for_it():
+    """Its calls hang below a program that never ended: both are closed as lost, under the ids the executor had given them."""
+    below: list[str] = []
+    payloads: list[bytes] = []
+
+    def container_below(_run: str, span: str) -> str | None:
+        below.append(span)
+        return "c0ffee"
+
+    trace, state = RunTrace(Spans("andon-sup", "1"), lambda _, payload: payloads.append(payload), container_below), None
+    for event in lost_and_again().log:
+        state = apply(state, event)
+        trace.follow(state, event)
+    seen = SeenTrace.of_payloads(payloads)
+
+    path = attempt_path(RUN, "spec", 1, 1)
+    process, program = seen.by_id[process_span_id(path)], seen.by_id[program_span_id(path)]
+    assert (process.parent_id, program.parent_id) == (span_id(path), process.span_id)
+    assert [each.attributes["error.type"] for each in (process, program)] == ["executor_lost"] * 2
+    assert (program.name, program.attributes["container.id"], program.attributes["andon.reaped"]) == ("invoke_agent spec", "c0ffee", True)
+    assert program.end == process.end == seen.by_id[span_id(path)].end
+    assert set(below) == {program_span_id(path)}
+
+
+def test_a_program_nobody_heard_of_is_not_made_up():
+    """The executor may have died before its container was there; a second attempt's spans are its own to send."""
+    seen = told(lost_and_again().log)
+
+    assert {span.attributes["andon.attempt"] for span in seen.named("process ")} == {1}
+    assert seen.named("invoke_agent ") == []
 
 
 def cut_short(how: str) -> list[ev.AnyEvent]:

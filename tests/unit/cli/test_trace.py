@@ -68,9 +68,9 @@ def test_a_run_is_drawn_from_its_root_to_its_calls(andon: CommandLine) -> None:
         "├─ RUN feature (started)",
         "├─ stage spec",
         "│  ├─ send andon.job.default",
-        "│  └─ chat claude-sonnet-5-5",
+        "│  ├─ chat claude-sonnet-5-5",
     ]
-    root, first, second = lines[0], lines[2], lines[5]
+    root, first, second = lines[0], lines[2], lines[6]
     assert root.split()[2:5] == ["9.0", "s", "$0.0044"]
     assert root.endswith("█" * 24)
     assert first.endswith("lost")
