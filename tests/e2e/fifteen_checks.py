@@ -7,6 +7,7 @@ and starting a container are one step (13).
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from sandbox.contract.ids import attempt_path, span_id
@@ -90,6 +91,8 @@ def _sandboxes(trace: SeenTrace, _result: dict[str, Any]) -> Iterator[str]:
             yield f"09 {tool.name} is not of its agent's container"
     for process in trace.named("process "):
         below = [span for span in trace.spans if span.parent_id == process.span_id]
+        if process.attributes.get("andon.reaped"):  # its executor died, and what it had not sent yet is gone
+            continue
         names = Counter(span.name for span in below)
         program = [span for span in below if span.name.startswith(("invoke_agent ", "run "))]
         if names["container start"] != 1 or names["container remove"] != 1 or len(program) != 1:
@@ -120,17 +123,14 @@ def _times(trace: SeenTrace, _result: dict[str, Any]) -> Iterator[str]:
 
 
 def _errors(trace: SeenTrace, result: dict[str, Any]) -> Iterator[str]:
-    yield from (
-        f"14 {span.name} is an error without a type" for span in trace.spans if span.is_error and "error.type" not in span.attributes
-    )
+    untyped = [span for span in trace.spans if span.is_error and "error.type" not in span.attributes]
+    yield from (f"14 {span.name} is an error without a type" for span in untyped)
     for job in result["stages"]:
-        spans = [
-            trace.by_id.get(span_id(attempt_path(result["run_id"], job["stage"], job["round"], each["attempt"])))
-            for each in job["attempts"]
-        ]
+        paths = [attempt_path(result["run_id"], job["stage"], job["round"], each["attempt"]) for each in job["attempts"]]
+        spans = [trace.by_id.get(span_id(path)) for path in paths]
         if job["verdict"] == "pass" and (spans[-1] is None or spans[-1].is_error):
             yield f"14 the last attempt of {job['stage']} is an error, or not there"
-        for before, after in zip(spans, spans[1:], strict=False):
+        for before, after in pairwise(spans):
             if before is not None and after is not None and after.links != (before.span_id,):
                 yield f"14 a retry of {job['stage']} is not linked to what it repeats"
 
