@@ -7,8 +7,10 @@ from pathlib import Path
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.job import JobSpec
 from sandbox.gateway.registry_address import Network, networks_of
+from sandbox.gateway.registry_config import Places, read_indexes
 from sandbox.gateway.registry_proxy import FetchReport, RegistryRoutes
 from sandbox.gateway.registry_source import CACHE_MIB, PackageSource, SourceSettings
+from sandbox.runtime.image_build import BuildNetwork
 
 PORT = 8486
 """Of the package routes on a sandbox's own 127.0.0.1."""
@@ -29,6 +31,19 @@ def source_settings(state: Path, environment: Mapping[str, str]) -> SourceSettin
 def routes_for(source: PackageSource | None, job: JobSpec, on_fetch: Callable[[FetchReport], None]) -> RegistryRoutes:
     """Return the package routes of one attempt."""
     return RegistryRoutes(source, job.network, job.packages, base=f"http://127.0.0.1:{PORT}", on_fetch=on_fetch)
+
+
+def build_network(environment: Mapping[str, str]) -> BuildNetwork:
+    """Return how builds of images reach the network: as the environment says, and the host's pip and npm configuration.
+
+    Raises:
+        ConfigError: That configuration makes no sense.
+    """
+    found = read_indexes(environment, Places.of(environment))
+    pip = [index.url for index in found.pip if not index.authorization]
+    npm = found.npm.url if found.npm and not found.npm.authorization else ""
+    mirrors = {"PIP_INDEX_URL": " ".join(pip[:1]), "PIP_EXTRA_INDEX_URL": " ".join(pip[1:]), "NPM_CONFIG_REGISTRY": npm}
+    return BuildNetwork.from_environment(environment).with_mirrors(mirrors)
 
 
 def _cache_mib(environment: Mapping[str, str]) -> int:

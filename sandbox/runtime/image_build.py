@@ -5,6 +5,7 @@ An image is found by a tag that ends in the hash of everything it is made of, an
 
 import hashlib
 import io
+import re
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,10 +20,13 @@ CONTEXT_BYTES_MAX = 1 << 30
 LABEL_RECIPE = "andon.recipe"
 _ERROR_LINES = 15
 
-# Proxies are known to every builder and kept out of the history; the others reach only a Dockerfile that says `ARG NAME`.
+# Proxies are known to every builder and kept out of the history; the others are declared by `declared`, and stand in it.
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
 _MIRRORS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "NPM_CONFIG_REGISTRY", "GOPROXY")
 _CA_BUNDLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_OF_CERTIFICATES = ("PIP_CERT", "NODE_EXTRA_CA_CERTS")
+"""Tools that bring certificates of their own unless they are told of the system's."""
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,43 @@ class BuildNetwork:
     """How a build with a network reaches it: the operator's own proxies, mirrors and certificates (DECISIONS D10)."""
 
     arguments: Mapping[str, str] = field(default_factory=dict)
-    """Build arguments; never left in a layer."""
+    """Build arguments: proxies, which leave no trace, and mirrors without a credential, which stand in the image's history."""
     ca_bundle: Path | None = None
     """PEM file of the certificates this host trusts, when it is not the distribution's."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "BuildNetwork":
-        """Take what other programs on this host honour."""
-        names = (*_PROXIES, *(name.lower() for name in _PROXIES), *_MIRRORS)
+        """Take what other programs on this host honour; a mirror whose address holds a credential is left out (DECISIONS D10)."""
+        proxies = {name: environment.get(name, "") for name in (*_PROXIES, *(name.lower() for name in _PROXIES))}
         bundle = next((environment[name] for name in _CA_BUNDLES if environment.get(name)), None)
-        return cls({name: environment[name] for name in names if environment.get(name)}, Path(bundle) if bundle else None)
+        found = cls({name: value for name, value in proxies.items() if value}, Path(bundle) if bundle else None)
+        return found.with_mirrors({name: environment.get(name, "") for name in _MIRRORS})
+
+    def with_mirrors(self, mirrors: Mapping[str, str]) -> "BuildNetwork":
+        """Return this network with further arguments; one that is empty, holds a credential, or is there already is left out."""
+        told = {name: value for name, value in mirrors.items() if value and "@" not in value}
+        certificates = dict.fromkeys(_OF_CERTIFICATES, CERTIFICATES) if self.ca_bundle else {}
+        return BuildNetwork({**certificates, **told, **self.arguments}, self.ca_bundle)
 
 
 DIRECT = BuildNetwork()
+
+
+def declared(dockerfile: bytes, network: BuildNetwork) -> bytes:
+    """Return a Dockerfile whose stages know the network's arguments, without which a builder keeps them from a stage."""
+    names = sorted(name for name in network.arguments if name.upper() not in _PROXIES)
+    if not names:
+        return dockerfile
+    lines: list[bytes] = []
+    continues = False
+    for line in dockerfile.splitlines(keepends=True):
+        lines.append(line)
+        is_comment = line.lstrip().startswith(b"#")
+        is_stage = not continues and re.match(rb"(?i)\s*FROM\s", line) is not None
+        continues = line.rstrip().endswith(b"\\") or (continues and is_comment)
+        if is_stage and not continues:
+            lines += [b"" if line.endswith(b"\n") else b"\n", *(f"ARG {name}\n".encode() for name in names)]
+    return b"".join(lines)
 
 
 def digest(content: Mapping[str, bytes]) -> str:

@@ -21,7 +21,18 @@ from docker.errors import APIError
 
 from sandbox.contract.errors import EngineError, UsageError
 from sandbox.runtime.engine import Engine, explain
-from sandbox.runtime.image_build import DIRECT, LABEL_RECIPE, BuildNetwork, build, digest, find, last_lines, pack_directory, pack_files
+from sandbox.runtime.image_build import (
+    DIRECT,
+    LABEL_RECIPE,
+    BuildNetwork,
+    build,
+    declared,
+    digest,
+    find,
+    last_lines,
+    pack_directory,
+    pack_files,
+)
 
 AGENT = "andon/agent"
 BASE = "andon/base"
@@ -101,7 +112,7 @@ async def ensure_repository_image(engine: Engine, context: Path, dockerfile_sha2
     if image is None:
         say(f"building the image of {DOCKERFILE}")
         # Another version of Andon on this engine may move the tag: the build names this version's image.
-        files_ = {DOCKERFILE: _FROM_AGENT.sub(rb"\1" + agent.encode(), dockerfile)}
+        files_ = {DOCKERFILE: declared(_FROM_AGENT.sub(rb"\1" + agent.encode(), dockerfile), network)}
         pack = partial(pack_directory, context, replaced=files_) if copies else partial(pack_files, files_)
         image = await build(engine, tag, pack, buildargs=dict(network.arguments), dockerfile=DOCKERFILE)
     await _refuse_volumes(engine, image)
