@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figure import Figure
+from sandbox.gateway.caps import CAPS, Cap
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.session import SOCKET_NAME, Session
+from sandbox.gateway.terms import Tuning
 from sandbox.gateway.upstream import Upstream
 from tests.fakes.gateway_ledger import MemoryLedger
 from tests.fakes.upstream import Request, a_reply, fake_upstream, send_events, send_head
 
 ROUNDS = 60
 GOAL_S = 0.005
+UNCAPPED = Tuning(caps=dict.fromkeys(CAPS, Cap(1_000_000, 1_000_000)))
+"""One attempt may not ask so often; a host's attempts together do."""
 _MODEL = "claude-sonnet-5-5"
 _SYSTEM_CHARS = 20_000
 
@@ -39,7 +43,7 @@ async def _in_turn() -> tuple[float, float]:
         async with fake_upstream(reply) as provider:
             upstream = Upstream.from_environment({"ANTHROPIC_API_KEY": "sk-bench", "ANTHROPIC_BASE_URL": provider.base_url})
             policy = Policy(model=_MODEL, output_tokens_max=1_000)
-            async with Session(Path(directory), policy, MemoryLedger(), upstream, stage="bench", round_=1):
+            async with Session(Path(directory), policy, MemoryLedger(), upstream, stage="bench", round_=1, tuning=UNCAPPED):
                 host, port = provider.base_url.removeprefix("http://").split(":")
                 for what in ["through", "direct", *random.sample(["through", "direct"] * ROUNDS, 2 * ROUNDS)]:
                     if what == "through":

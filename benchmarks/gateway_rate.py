@@ -11,8 +11,10 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 from benchmarks.figure import Figure
+from sandbox.gateway.caps import CAPS, Cap
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.session import SOCKET_NAME, Session
+from sandbox.gateway.terms import Tuning
 from sandbox.gateway.upstream import Upstream
 from tests.fakes.gateway_ledger import MemoryLedger
 from tests.fakes.upstream import a_reply, fake_upstream, replying
@@ -22,6 +24,8 @@ WORDS = 200
 """Events of text in one reply; with those around them 206."""
 GOAL_PER_S = 100.0
 WAIT_S = 120.0
+UNCAPPED = Tuning(caps=dict.fromkeys(CAPS, Cap(1_000_000, 1_000_000)))
+"""One attempt may not ask so often; a host's attempts together do."""
 _MODEL = "claude-sonnet-5-5"
 
 
@@ -43,7 +47,7 @@ async def _burst() -> float:
         upstream = Upstream.from_environment({"ANTHROPIC_API_KEY": "sk-bench", "ANTHROPIC_BASE_URL": await asyncio.to_thread(here.recv)})
         policy = Policy(model=_MODEL, output_tokens_max=1_000, calls_max=2 * REPLIES)
         with tempfile.TemporaryDirectory(prefix="andon-bench-") as directory:
-            async with Session(Path(directory), policy, MemoryLedger(), upstream, stage="bench", round_=1):
+            async with Session(Path(directory), policy, MemoryLedger(), upstream, stage="bench", round_=1, tuning=UNCAPPED):
                 client = fresh.Process(target=_ask, args=(there, f"{directory}/{SOCKET_NAME}"), daemon=True)
                 client.start()
                 seconds = await asyncio.to_thread(_received, here)
