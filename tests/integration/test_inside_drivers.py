@@ -24,6 +24,8 @@ REPOSITORY = Path(__file__).parents[2]
 MODEL = "claude-sonnet-5-5"
 SCRIPT = single(bash("echo hi > made.txt"), submit("finished"))
 
+BLOCKED = "import json; json.dump({'status': 'blocked', 'summary': 'no such API'}"
+
 
 def an_agent(program: str = AGENT, **driver: Any) -> AgentSpec:
     settings: dict[str, Any] = {"kind": "command", "command": (sys.executable, "-I", "-c", program, "{model}"), **driver}
@@ -102,8 +104,12 @@ async def test_its_children_ask_only_where_the_driver_says_so(tmp_path: Path):
     ("program", "status", "says"),
     [
         ("raise SystemExit('no licence')", "error", "ended with exit code 1: no licence"),
-        ("import json; json.dump({'status': 'blocked', 'summary': 'no such API'}, open('{result_file}', 'w'))", "blocked", "no such API"),
-        ("import os; os.symlink('/etc/passwd', '{result_file}'); print('did it')", "done", "did it"),
+        (f"{BLOCKED}, open('{{result_file}}', 'w'))", "blocked", "no such API"),
+        (
+            f"{BLOCKED}, open('there', 'w')); import os; os.symlink(os.path.abspath('there'), '{{result_file}}'); print('did it')",
+            "done",
+            "did it",
+        ),
         ("import os; os.mkfifo('{result_file}'); print('did it')", "done", "did it"),
         ("open('{result_file}', 'w').write('{' * 70_000); print('did it')", "done", "did it"),
         ("import json; json.dump({'status': 'budget'}, open('{result_file}', 'w')); print('did it')", "done", "did it"),
@@ -116,7 +122,6 @@ async def test_how_it_ended_is_read_with_care(tmp_path: Path, program: str, stat
     ended = submission_of(gateway)
     assert ended.status == status
     assert says in ended.summary
-    assert "root:" not in ended.summary
 
 
 async def test_a_program_that_is_not_in_the_image_is_said_at_no_cost(tmp_path: Path):
