@@ -1,5 +1,6 @@
 """Submissions against a real mirror: what opens a run, and what is refused before a cent is spent."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,14 +10,16 @@ import pytest
 
 from sandbox.contract.agent_spec import DriverSpec
 from sandbox.contract.errors import ConfigError, ConflictError, UsageError
+from sandbox.contract.labels import offered
 from sandbox.contract.price import parse_prices, shipped_prices
 from sandbox.contract.tree import Tree
+from sandbox.contract.wire import Heartbeat
 from sandbox.mirror import Mirror
 from supervisor.delivery import snapshot
 from supervisor.intake import Intake, free_slug
 from supervisor.pipeline.submit import SubmitRequest
 from tests.fakes.line_world import a_submission
-from tests.fakes.memory_bus import MemoryBroker, MemorySupervisorLink
+from tests.fakes.memory_bus import MemoryBroker, MemoryExecutorLink, MemorySupervisorLink
 from tests.fakes.repositories import run_git, sample_repository, write_files
 
 SPEC = """
@@ -221,3 +224,42 @@ def test_a_taken_branch_is_exit_6(slug: str | None, branches: list[str]):
         free_slug(a_submission(slug=slug), branches, "abcdef")
 
     assert caught.value.exit_code == 6
+
+
+def life_sign(**changes: object) -> Heartbeat:
+    fields: dict[str, object] = {"executor": "ex1", "release": "1", "pools": ("default",), "slots": 1, "busy": 0, "model": "live"}
+    return Heartbeat.model_validate(fields | changes)
+
+
+UNDER_KATA = "pipeline: {stages: [{name: docs, runtime: kata}]}"
+
+
+async def test_a_line_no_host_could_run_is_refused_before_anything_is_spent(bench: Bench):
+    """By runtime and by strictness, the submitter's and the supervisor's own; a host that has what is asked for is enough."""
+    async with MemoryExecutorLink.connect(bench.link._broker, executor="ex1") as host:
+        await host.heartbeat(life_sign(missing=("no swap limit",)))
+        with pytest.raises(UsageError, match="stage docs: no executor of pool default has runtime 'kata'"):
+            await bench.intake.accept(await bench.submission(pipeline_yaml=UNDER_KATA), ())
+        with pytest.raises(UsageError, match=r"stage spec is strict, and no executor .* no swap limit"):
+            await bench.intake.accept(await bench.submission(strict=True), ())
+        own = Intake(bench.mirror, bench.link, shipped_prices(), strict=True)
+        with pytest.raises(UsageError, match="is strict"):
+            await own.accept(await bench.submission(), ())
+
+        await host.heartbeat(life_sign(labels=offered(["kata"], ["runc"])))
+
+        assert (await bench.intake.accept(await bench.submission(pipeline_yaml=UNDER_KATA), ())).event.pipeline.stages[0].runtime == "kata"
+        assert all(stage.strict for stage in (await own.accept(await bench.submission(), ())).event.pipeline.stages)
+
+
+async def test_a_host_that_only_starts_is_waited_for_and_a_pool_without_any_is_not_refused(bench: Bench):
+    """An embedded stack's executor says what it has a moment after the run was asked for."""
+    patient = Intake(bench.mirror, bench.link, shipped_prices(), hosts_wait_s=20)
+    hasty = Intake(bench.mirror, bench.link, shipped_prices(), hosts_wait_s=0)
+
+    assert (await hasty.accept(await bench.submission(pipeline_yaml=UNDER_KATA), ())).event.pipeline.stages[0].runtime == "kata"
+    async with MemoryExecutorLink.connect(bench.link._broker, executor="ex1") as host:
+        asking = asyncio.create_task(patient.accept(await bench.submission(pipeline_yaml=UNDER_KATA), ()))
+        await host.heartbeat(life_sign())
+        with pytest.raises(UsageError, match="ex1 has runc"):
+            await asking

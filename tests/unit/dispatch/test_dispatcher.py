@@ -160,6 +160,18 @@ async def test_priority_and_labels_are_the_stages_else_the_runs(tmp_path: Path):
     assert (spec.priority, spec.labels, docs.priority, docs.labels) == (2, {}, 9, {"gpu": "1"})
 
 
+async def test_runtime_and_strictness_become_labels_nobody_else_chooses(tmp_path: Path):
+    """So the job goes to a host that says it has them; what the pipeline's own labels claim of it does not count."""
+    spec_stage = "{name: spec, runtime: runsc, strict: true, labels: {gpu: '1', runtime.runsc: 'no'}}"
+    text = f"pipeline: {{stages: [{spec_stage}, {{name: docs, strict: true}}]}}"
+    async with a_bench(tmp_path, {}, text) as bench:
+        spec, docs = [await bench.job(name, name) for name in ("spec", "docs")]
+
+    assert (spec.runtime, spec.strict) == ("runsc", True)
+    assert spec.labels == {"gpu": "1", "runtime.runsc": "yes", "strict.runsc": "yes"}
+    assert (docs.runtime, docs.strict, docs.labels) == ("runc", True, {"strict.runc": "yes"})
+
+
 async def test_the_repositorys_own_agent_and_the_stages_words_are_used(tmp_path: Path):
     """The prompt is the repository's; model, limits, pool and budget are the pipeline's, mapped names included."""
     agent = "---\nname: docs\nmodel: claude-opus-5-5\n---\nWrite like us.\n"

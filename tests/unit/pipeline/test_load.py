@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from sandbox.contract.errors import ConfigError
+from sandbox.contract.labels import Labels, needed
 from supervisor.pipeline.load import default_pipeline, load_pipeline
 
 FIRST_SOURCE = Path(__file__).parents[2] / "fixtures" / "assembly_line.yaml"
@@ -150,3 +152,35 @@ def test_a_stage_says_where_and_how_urgently_its_jobs_run():
     assert (spec.labels, spec.pool, spec.priority) == ({"arch": "amd64"}, "default", 3)
     assert (implement.labels, implement.pool, implement.priority) == ({"mem": ">=16"}, "big", 10)
     assert land.priority is None
+
+
+def test_runtime_and_strictness_of_a_stage_beat_the_defaults():
+    """Neither said: the default runtime, not strict."""
+    text = """\
+    pipeline:
+      defaults: {runtime: runsc, strict: true}
+      stages:
+        - {name: spec}
+        - {name: implement, depends_on: [spec], runtime: io.containerd.kata.v2, strict: false}
+    """
+    spec, implement, _ = load_pipeline(text, "f.yaml").stages
+    (plain, _) = load_pipeline("pipeline: {stages: [{name: spec}]}", "f.yaml").stages
+
+    assert (spec.runtime, spec.strict) == ("runsc", True)
+    assert (implement.runtime, implement.strict) == ("io.containerd.kata.v2", False)
+    assert (plain.runtime, plain.strict) == ("runc", False)
+
+
+@pytest.mark.parametrize("name", ["a", "a" * 31, "kata-qemu", "io.containerd.kata.v2"])
+def test_a_runtimes_name_can_be_a_label(name: str):
+    """Executors say in a label that they have it, so a name has to fit into one."""
+    stage = load_pipeline(f"pipeline: {{stages: [{{name: spec, runtime: {name}}}]}}", "f.yaml").stages[0]
+
+    assert TypeAdapter(Labels).validate_python(needed(stage.runtime, strict=True)) == {f"runtime.{name}": "yes", f"strict.{name}": "yes"}
+
+
+@pytest.mark.parametrize("name", ["a" * 32, "-kata", "kata.", "Kata", "../runc", "a/b"])
+def test_a_name_that_no_engine_should_have_is_refused(name: str):
+    """At the file, by its key."""
+    with pytest.raises(ConfigError, match="runtime"):
+        load_pipeline(f"pipeline: {{stages: [{{name: spec, runtime: '{name}'}}]}}", "f.yaml")

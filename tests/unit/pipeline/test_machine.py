@@ -325,6 +325,7 @@ def test_an_exhausted_budget_parks_with_4_after_the_sibling_has_ended():
     [
         ("auth", Outcome.REFUSED, "failed", 2),
         ("stale_cassette", Outcome.REFUSED, "failed", 2),
+        ("strict", Outcome.LOST, "failed", 2),
         ("no_record", Outcome.REFUSED, "failed", 1),
         ("provider", Outcome.LOST, "parked", 5),
     ],
