@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal, TypeVar
 
@@ -22,6 +22,8 @@ from sandbox.runtime.container_spec import Sandbox
 from sandbox.runtime.relay import RELAYED
 
 PROGRESS_EVERY_S = 0.5
+UNSENT_PAYLOADS_MAX = 256
+"""Of spans, each at most one message of the bus; the oldest go first."""
 
 _T = TypeVar("_T")
 
@@ -43,6 +45,8 @@ class Account:
         self._lowered = delivery.job.agent.driver.lowers if delivery.job.agent else ()
         self._sandbox = SandboxRecord(uid=slot.uid, missing=() if slot.uid is not None else (NO_UID_OF_ITS_OWN,))
         self.started_at = time.time()
+        self._unsent: list[bytes] = []
+        """Payloads of spans, each removed when the broker has it."""
         self.trace = AttemptTrace(host, delivery, grant, self.started_at)
 
     def showed(self, missing: tuple[str, ...]) -> None:
@@ -87,9 +91,9 @@ class Account:
 
     @asynccontextmanager
     async def reporting(self, session: Session) -> AsyncIterator[None]:
-        """Publish progress twice a second until the block ends; what cannot be sent is dropped."""
+        """Publish progress, which may be dropped, and spans that have ended, which are kept until they are sent, while the block lasts."""
         self._session = session
-        async with beside(self._say()):
+        async with beside(self._say()), beside(self._tell_spans()):
             yield
 
     async def _say(self) -> None:
@@ -159,10 +163,28 @@ class Account:
             ended_at=time.time(),
         )
 
+    def keep_spans(self, payloads: Sequence[bytes] | None = None) -> None:
+        """Keep payloads until they are sent, by default of what has ended; beyond `UNSENT_PAYLOADS_MAX` the oldest go."""
+        self._unsent += self.trace.ended() if payloads is None else payloads
+        self._unsent = self._unsent[-UNSENT_PAYLOADS_MAX:]
+
+    async def _tell_spans(self) -> None:
+        """Send now and then what has ended: it is seen while the attempt goes on, and outlives us."""
+        while True:
+            await asyncio.sleep(self._host.config.pace.spans_s)
+            self.keep_spans()
+            await self._send_spans()
+
     async def _store_spans(self, ending: Ending, ended_at: float) -> None:
         """Send the spans before the result, so that a finished run has a whole trace (TRACING.md §6)."""
-        for payload in self.trace.payloads(ending, ended_at):
+        self.keep_spans(self.trace.payloads(ending, ended_at))
+        await self._send_spans()
+
+    async def _send_spans(self) -> None:
+        """Send what is not sent yet, in order; with the broker away it waits for the next time."""
+        while self._unsent:
             try:
-                await self._host.link.publish_telemetry(payload)
+                await self._host.link.publish_telemetry(self._unsent[0])
             except BrokerError:  # a trace is never worth a result
                 return
+            del self._unsent[0]

@@ -41,6 +41,8 @@ class Pace(Frozen):
     """Between two tries to join while no supervisor answers."""
     post_s: float = Field(1.0, gt=0)
     """Between two tries to deliver a result."""
+    spans_s: float = Field(2.0, gt=0)
+    """Between two times that an attempt's ended spans are sent."""
     stop_s: float = Field(5.0, gt=0)
     """How long an executor that is stopped at once tries to deliver what it has."""
 

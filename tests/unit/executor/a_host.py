@@ -14,7 +14,7 @@ from sandbox.mirror import Mirror
 from sandbox.runtime.container_spec import EngineFacts, FoundContainer, Runtime, Sandbox, SlotSpec
 from sandbox.telemetry import Spans
 
-HASTY = Pace(beat_s=0.02, look_s=0.02, join_s=0.02, post_s=0.01, stop_s=0.05)
+HASTY = Pace(beat_s=0.02, look_s=0.02, join_s=0.02, post_s=0.01, stop_s=0.05, spans_s=0.02)
 
 
 class BareEngine:
