@@ -48,7 +48,7 @@ async def control_alone(scene: Scene, ear: Ear) -> dict[str, Said]:
 async def control_limits(scene: Scene) -> dict[str, Said]:
     """Take more than a job may, with the engine's default flags; the bombs end by themselves a little beyond."""
     task = await asyncio.to_thread(_task, scene, "limits")
-    async with _running(scene, command("bombs", bomb_arguments()), {task: f"{TASK}:ro"}) as box:
+    async with _running(scene, command("bombs", bomb_arguments([])), {task: f"{TASK}:ro"}) as box:
         await box.wait(ROLE_S)
         log = await box.output()
     said = read_lines(log)
@@ -57,7 +57,7 @@ async def control_limits(scene: Scene) -> dict[str, Said]:
 
 async def control_neighbour(scene: Scene) -> dict[str, Said]:
     """Let two containers of one user, with a directory in common, reach each other."""
-    uid = scene.slots[-1].uid or _OTHER_USER
+    uid = await _user_inside(scene)
     task = await asyncio.to_thread(_task, scene, "neighbour")
     binds = {task: f"{TASK}:ro", scene.shared: "/shared"}
     mark = scene.instance + "-mark"
@@ -69,6 +69,12 @@ async def control_neighbour(scene: Scene) -> dict[str, Said]:
         async with _running(scene, command("visit", visiting), binds, user=f"{uid}:{uid}") as visitor:
             await visitor.wait(ROLE_S)
             return read_lines(await visitor.output())
+
+
+async def _user_inside(scene: Scene) -> int:
+    """Return a user that is nobody else on this host, as containers call it."""
+    uid = scene.slots[-1].uid
+    return _OTHER_USER if uid is None else (await scene.runtime.facts()).users.inside(uid, uid)[0]
 
 
 def _either(default: Mapping[str, Said], loose: Mapping[str, Said]) -> dict[str, Said]:

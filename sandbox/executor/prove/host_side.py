@@ -23,12 +23,15 @@ _STUCK_S = 0.3
 """A read that takes as long waits for a writer that never comes."""
 
 
-async def read_plants(scene: Scene, slot: Slot, manifest: Manifest) -> dict[str, Said]:
-    """Seal each tree the attack left, read each report, and say what was executed, followed or waited for."""
+async def read_plants(scene: Scene, slot: Slot, manifest: Manifest, *, is_planted: bool) -> dict[str, Said]:
+    """Seal each tree the attack left, read each report, and say what was executed, followed or waited for.
+
+    `is_planted` says that FIFOs and sockets were made inside; a runtime may keep them to itself.
+    """
     return {
         "git.executed": await _looked(_sealed_git(scene, slot, manifest)),
         "outputs.link": await _looked(_read_links(scene, slot, manifest)),
-        "outputs.fifo": await _looked(_read_fifos(scene, slot, manifest)),
+        "outputs.fifo": await _looked(_read_fifos(scene, slot, manifest, is_planted=is_planted)),
     }
 
 
@@ -37,7 +40,7 @@ async def read_carelessly(scene: Scene, slot: Slot) -> dict[str, Said]:
     link, fifo = slot.out / "link.xml", slot.out / "fifo.xml"
     return {
         "outputs.link": await asyncio.to_thread(_followed, link, scene.secret_file),
-        "outputs.fifo": await _stuck(fifo) if fifo.is_fifo() else Said(won=False, said="no FIFO was planted"),
+        "outputs.fifo": await _stuck(fifo if fifo.is_fifo() else _fifo_of_ours(scene)),
     }
 
 
@@ -75,7 +78,9 @@ async def _read_links(scene: Scene, slot: Slot, manifest: Manifest) -> Said:
     return Said(won=not report, said=f"{refused}; report: {report}" if report else "a link was followed and read as a report")
 
 
-async def _read_fifos(scene: Scene, slot: Slot, manifest: Manifest) -> Said:
+async def _read_fifos(scene: Scene, slot: Slot, manifest: Manifest, *, is_planted: bool) -> Said:
+    if is_planted and not [path for name in ("fifo", "socket") for path in (slot.workspace / name).iterdir()]:
+        return Said(won=False, said="made inside, never seen by the host")
     began = time.monotonic()
     refused = [await _refusal(scene, slot, manifest, name) for name in ("fifo", "socket")]
     report = await _report_refusal(slot, "fifo.xml")
@@ -110,6 +115,12 @@ def _followed(link: Path, secret: Path) -> Said:
     except OSError as error:
         return Said(won=False, said=f"the careless read failed too: {error.strerror}")
     return Said(won=is_read, said="open() read a file of the host through it")
+
+
+def _fifo_of_ours(scene: Scene) -> Path:
+    fifo = scene.home / "control" / "fifo"
+    os.mkfifo(fifo)
+    return fifo
 
 
 async def _stuck(fifo: Path) -> Said:

@@ -6,6 +6,7 @@ a host's room run one after the other.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from sandbox.contract.errors import EngineError
@@ -43,7 +44,7 @@ async def prove(
         first, second, third = scene.slots
         say("sandboxes attack what is around them, containers with default flags beside them")
         async with ear(await default_gateway(runtime)) as listening:
-            (alone, careless, guest), tool, control = await asyncio.gather(
+            (alone, careless, guest), (tool, names_peers), control = await asyncio.gather(
                 attack_alone(scene, first, listening), attack_as_tool(scene, second), control_alone(scene, listening)
             )
         say("sandboxes take more than they may")
@@ -54,6 +55,7 @@ async def prove(
         inside = merged(alone, tool, limits, neighbour)
         without = {**control, **careless, **control_of_limits, **await control_neighbour(scene)}
         _require_controls(without)
+        guest = replace(guest, names_peers=names_peers and oci_runtime not in (await runtime.facts()).gvisor)
         return tuple(judged(probe, inside, without, guest) for probe in PROBES)
 
 

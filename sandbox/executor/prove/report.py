@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -50,8 +51,8 @@ class Probe:
     attacks: tuple[str, ...]
     may_lack: frozenset[str] = frozenset()
     """Attacks some kernels or engines have no place for: without a control of their own they are named, and others count."""
-    is_about_kernel: bool = False
-    """A runtime with a kernel of its own may allow it: what is reached is not this host's."""
+    about: Literal["", "kernel", "peers"] = ""
+    """What another runtime may do differently: a kernel of its own may allow it, for it is not this host's; or it names no peers."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ class Guest:
 
     kernel: str = ""
     """The kernel's release as a sandbox sees it, if it is another than the host's; empty: they share it."""
+    names_peers: bool = True
+    """The gateway sees which process is at the other end of its socket (DECISIONS D18)."""
+
+    def difference(self, probe: Probe) -> str:
+        """Return why an attack of a probe that succeeds under this runtime breaks no promise; empty: it does."""
+        if probe.about == "kernel" and self.kernel:
+            return f"it is the runtime's own kernel ({self.kernel}), not this host's"
+        if probe.about == "peers" and not self.names_peers:
+            return "this runtime shows no process behind a socket; every job's record says so"
+        return ""
 
 
 def read_lines(output: bytes) -> dict[str, Said]:
@@ -80,12 +91,12 @@ def judged(probe: Probe, inside: Report, control: Report, guest: Guest) -> Proof
     """Return what a probe came to: held if every attack was stopped, controlled if every one succeeded without the wall."""
     made = {name: inside.get(name, Said(won=True, said=_SILENT)) for name in probe.attacks}
     won = {name: said for name, said in made.items() if said.won}
-    differs = bool(won and guest.kernel and probe.is_about_kernel and all(said.said != _SILENT for said in won.values()))
+    differs = guest.difference(probe) if won and all(said.said != _SILENT for said in won.values()) else ""
     without = {name: control.get(name, Said(won=False, said=_SILENT)) for name in probe.attacks}
     lost = {name: said for name, said in without.items() if not said.won}
     is_controlled = lost.keys() <= probe.may_lack and len(lost) < len(without)
     if differs:
-        detail = f"differs: {_listed(won)}: by the runtime's own kernel ({guest.kernel}), not by this host's"
+        detail = f"differs: {_listed(won)}: {differs}"
     elif won:
         silent = {name: said for name, said in won.items() if said.said == _SILENT}
         detail = f"succeeded: {_listed(won)}" if len(silent) < len(won) else f"not shown: {_listed(silent)}"
@@ -99,7 +110,7 @@ def judged(probe: Probe, inside: Report, control: Report, guest: Guest) -> Proof
         id=probe.id,
         promise=probe.promise,
         tried=probe.tried,
-        held=not won or differs,
+        held=not won or bool(differs),
         control=is_controlled,
         detail=detail[:DETAIL_CHARS_MAX],
     )

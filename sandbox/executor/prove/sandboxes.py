@@ -13,6 +13,7 @@ from sandbox.contract.job import Assignment
 from sandbox.executor.inputs import directories
 from sandbox.executor.outputs import read_report
 from sandbox.executor.prove import host_side
+from sandbox.executor.prove.attack.bombs import BEGUN
 from sandbox.executor.prove.attack.neighbour import READY
 from sandbox.executor.prove.ear import Ear
 from sandbox.executor.prove.gateways import RACE_CALLS, TRACE_ID, agent_gateway, racing_gateway
@@ -30,7 +31,11 @@ ROLE_S = 40.0
 LOG_MIB = (LOG_BYTES_MAX >> 20) + 2
 LOG_SLACK_BYTES = 1_000
 """The line that says what was dropped."""
+BOMBS_MAX = 10
 _POLL_S = 0.05
+
+
+_NOT_SAID = Said(won=False, said="")
 
 
 def alone_arguments(scene: Scene, ear: Ear) -> dict[str, Any]:
@@ -49,9 +54,10 @@ def alone_arguments(scene: Scene, ear: Ear) -> dict[str, Any]:
     }
 
 
-def bomb_arguments() -> dict[str, Any]:
-    """Return what the bombs are told: what a job may have at most."""
+def bomb_arguments(done: list[str]) -> dict[str, Any]:
+    """Return what the bombs are told: what a job may have at most, and what was tried already."""
     return {
+        "done": done,
         "limits": {
             "pids_max": LIMITS.pids_max,
             "memory_mib": LIMITS.memory_mib + LIMITS.workspace_mib,
@@ -61,7 +67,7 @@ def bomb_arguments() -> dict[str, Any]:
             "home_mib": HOME_MIB,
             "files_max": 1_024,
             "log_mib": LOG_MIB,
-        }
+        },
     }
 
 
@@ -73,14 +79,14 @@ async def attack_alone(scene: Scene, slot: Slot, ear: Ear) -> tuple[dict[str, Sa
             said = await _played(scene, scene.spec(slot, "alone", alone_arguments(scene, ear)))
         said["race.overspent"] = gateway.overspent()
         said["spans.passed"] = gateway.traces.passed()
-        said |= await host_side.read_plants(scene, slot, manifest)
+        said |= await host_side.read_plants(scene, slot, manifest, is_planted=said.get("plants.special", _NOT_SAID).won)
         careless = await host_side.read_carelessly(scene, slot)
-    release = said.get("role.alone", Said(won=False, said="")).said
+    release = said.get("role.alone", _NOT_SAID).said
     return said, careless, Guest(kernel="" if release in ("", host_side.kernel_release()) else release)
 
 
-async def attack_as_tool(scene: Scene, slot: Slot) -> dict[str, Said]:
-    """Let the agent's own program run a tool that attacks it."""
+async def attack_as_tool(scene: Scene, slot: Slot) -> tuple[dict[str, Said], bool]:
+    """Let the agent's own program run a tool that attacks it; also say whether the gateway saw which process is which."""
     agent = AgentSpec(
         name=STAGE, model=MODEL, system="prove", prompt="prove", tools=("bash",), output_tokens_max=OUTPUT_TOKENS, steps_max=5
     )
@@ -98,16 +104,7 @@ async def attack_as_tool(scene: Scene, slot: Slot) -> dict[str, Said]:
             said = read_lines(await asyncio.to_thread(read_report, slot, "tool.txt"))
         except (OSError, ValueError) as error:
             said = {"pin.model": Said(won=True, said=f"the tool left no report: {error}; {(await box.log())[-200:]!r}")}
-        if gateway.session.pinned_to == "uid":
-            said = {name: _hidden_peers(name, each) for name, each in said.items()}
-    return said
-
-
-def _hidden_peers(name: str, said: Said) -> Said:
-    """Say why the pin cannot hold where the kernel does not name the peer's process (DECISIONS D18)."""
-    if not (name.startswith("pin.") and said.won):
-        return said
-    return Said(won=True, said=f"{said.said}: this runtime shows no process behind a socket")
+        return said, gateway.session.pinned_to == "process"
 
 
 def _assignment(agent: AgentSpec) -> Assignment:
@@ -125,13 +122,30 @@ def _assignment(agent: AgentSpec) -> Assignment:
 
 
 async def attack_limits(scene: Scene, slot: Slot) -> dict[str, Said]:
-    """Let a sandbox take more than it may."""
-    async with _prepared(scene, slot), _running(scene, scene.spec(slot, "bombs", bomb_arguments())) as box:
+    """Let a sandbox take more than it may; one that dies of it is followed by another, which tries the rest."""
+    said: dict[str, Said] = {}
+    for _ in range(BOMBS_MAX):
+        output = await _bombed(scene, slot, [name for name in said if not name.startswith(BEGUN)])
+        new = read_lines(output)
+        said |= new | _died(new)
+        if "bombs.log" in new:
+            kept = len(output) > LOG_BYTES_MAX + LOG_SLACK_BYTES
+            said["log.kept"] = Said(won=kept, said=f"{len(output) >> 20} of {LOG_MIB} MiB kept")
+        if "role.bombs" in new or not new:
+            break
+    return said
+
+
+async def _bombed(scene: Scene, slot: Slot, done: list[str]) -> bytes:
+    async with _prepared(scene, slot), _running(scene, scene.spec(slot, "bombs", bomb_arguments(done))) as box:
         await _ended(box)
-        log = await box.log()
-    said = read_lines(log)
-    kept = len(log) > LOG_BYTES_MAX + LOG_SLACK_BYTES or "bombs.log" not in said
-    return said | {"log.kept": Said(won=kept, said=f"{len(log) >> 20} of {LOG_MIB} MiB kept")}
+        return await box.log()
+
+
+def _died(said: Mapping[str, Said]) -> dict[str, Said]:
+    """Return the attack a sandbox died of: begun, and never reported. It ended that job alone."""
+    begun = [name.removeprefix(BEGUN) for name in said if name.startswith(BEGUN)]
+    return {name: Said(won=False, said="the sandbox ended") for name in begun if name not in said}
 
 
 async def attack_neighbour(scene: Scene, first: Slot, second: Slot) -> dict[str, Said]:

@@ -18,7 +18,7 @@ from sandbox.contract.task_bundle import TaskBundle
 from sandbox.executor.place import Surroundings, surroundings
 from sandbox.executor.prove.sweeper import INSTANCE_FILE, sweep_others, swept
 from sandbox.executor.sandboxed import spec_of
-from sandbox.executor.slots import Slot, SlotPool, private_directory
+from sandbox.executor.slots import UID_BASE, Slot, SlotPool, private_directory
 from sandbox.executor.state_lock import held_state
 from sandbox.gateway.reservation import BudgetLedger, BudgetLink
 from sandbox.git import ANDON, Git, commit_tree, in_thread
@@ -136,7 +136,8 @@ async def staged(
             if not around.is_container:
                 private_directory(sockets.parent)
             sockets.mkdir(mode=0o711, exist_ok=True)
-            slots = SlotPool.lease(_SLOTS, state=home, sockets=sockets, locks=around.uid_locks)
+            uid_base = (await runtime.facts()).users.slots_from(UID_BASE)
+            slots = SlotPool.lease(_SLOTS, state=home, sockets=sockets, locks=around.uid_locks, uid_base=uid_base)
             stack.callback(slots.close)
             mirror = await Mirror.open(home / "mirror.git")
             for directory in ("canary", "shared", "control"):

@@ -9,7 +9,7 @@ from sandbox.executor.prove.catalogue import PROBES
 from sandbox.executor.prove.report import DETAIL_CHARS_MAX, Guest, Probe, Said, judged, read_lines
 
 SHARED = Guest()
-PROBE = Probe("p", "a promise", "two ways", ("p.one", "p.two"), may_lack=frozenset({"p.two"}), is_about_kernel=True)
+PROBE = Probe("p", "a promise", "two ways", ("p.one", "p.two"), may_lack=frozenset({"p.two"}), about="kernel")
 STOPPED = Said(won=False, said="EPERM")
 WON = Said(won=True, said="a socket")
 
@@ -78,6 +78,18 @@ def test_a_kernel_of_its_own_may_allow_what_is_about_a_kernel() -> None:
     assert proof.held
     assert proof.detail.startswith("differs: one: a socket")
     assert (other.held, silent.held) == (False, False)
+
+
+def test_a_runtime_that_names_no_peers_cannot_pin_a_process() -> None:
+    """gVisor: the routes are the user's, and each record says so (DECISIONS D18); under runc it would be a broken wall."""
+    pin = next(probe for probe in PROBES if probe.about == "peers")
+    inside = dict.fromkeys(pin.attacks, WON)
+
+    blind = judged(pin, inside, inside, Guest(kernel="4.4.0", names_peers=False))
+    seeing = judged(pin, inside, inside, Guest(kernel="4.4.0"))
+
+    assert (blind.held, seeing.held) == (True, False)
+    assert "no process behind a socket" in blind.detail
 
 
 def test_only_whole_lines_of_a_report_are_read() -> None:

@@ -7,8 +7,10 @@ import shutil
 import signal
 import sys
 
-from .attempts import Stopped, attempt, attempt_here
+from .attempts import Attempt, Stopped, attempt, report
 
+BEGUN = "begun."
+"""Before the name of an attempt that is about to be made."""
 _BLOCK = b"\0" * (1 << 20)
 _PART_BLOCKS = 8
 _OVER_PROCESSES = 64
@@ -16,21 +18,28 @@ _FILES_MAX = 2048
 _LINE = b"x" * 1023 + b"\n"
 
 
-def run(limits: dict[str, int]) -> None:
-    """Make every attempt.
+def run(limits: dict[str, int], done: list[str]) -> None:
+    """Make every attempt, and say before each which it is: one may be the end of the container.
 
     Args:
         limits: What a job has: `pids_max`, `memory_mib`, `workspace_mib`, `workspace_inodes_max`, `tmp_mib`, `home_mib`,
             `files_max`, `log_mib`; the control gets the same numbers, and nothing that holds it to them.
+        done: What was attempted already.
     """
-    attempt("bombs.forks", lambda: _fork(limits["pids_max"]))
-    attempt("bombs.descriptors", lambda: _open(limits["files_max"]))
-    attempt("bombs.disk", lambda: _fill("/workspace", limits["workspace_mib"]), limit_s=20)
-    attempt("bombs.inodes", lambda: _make_files("/workspace", limits["workspace_inodes_max"]))
-    attempt("bombs.tmp", lambda: _fill("/tmp", limits["tmp_mib"]), limit_s=20)
-    attempt("bombs.home", lambda: _fill("/home/agent", limits["home_mib"]))
-    attempt_here("bombs.log", lambda: _print(limits["log_mib"]))
-    attempt("bombs.memory", lambda: _allocate(limits["memory_mib"]), limit_s=20)
+    bombs: dict[str, Attempt] = {
+        "bombs.forks": lambda: _fork(limits["pids_max"]),
+        "bombs.descriptors": lambda: _open(limits["files_max"]),
+        "bombs.disk": lambda: _fill("/workspace", limits["workspace_mib"]),
+        "bombs.inodes": lambda: _make_files("/workspace", limits["workspace_inodes_max"]),
+        "bombs.tmp": lambda: _fill("/tmp", limits["tmp_mib"]),
+        "bombs.home": lambda: _fill("/home/agent", limits["home_mib"]),
+        "bombs.log": lambda: _print(limits["log_mib"]),
+        "bombs.memory": lambda: _allocate(limits["memory_mib"]),
+    }
+    for name, bomb in bombs.items():
+        if name not in done:
+            report(f"{BEGUN}{name}", True, "")
+            attempt(name, bomb, limit_s=20)
 
 
 def _fork(allowed: int) -> str:

@@ -73,7 +73,7 @@ def _tool(given: dict[str, Any]) -> None:
 
 
 def _bombs(given: dict[str, Any]) -> None:
-    bombs.run(given["limits"])
+    bombs.run(given["limits"], given["done"])
 
 
 def _hold(given: dict[str, Any]) -> None:

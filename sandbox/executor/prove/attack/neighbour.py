@@ -26,13 +26,21 @@ def hold(mark: str, places: list[str], *, limits: bool) -> None:
     listener.listen(8)
     for place in places:
         Path(place, "prove-mark").write_text(mark)
-    allowed = int(Path(_INOTIFY_MAX).read_text())
-    if limits and allowed <= _IN_ALL_MAX:
+    allowed = _allowed()
+    if limits and 0 < allowed <= _IN_ALL_MAX:
         for _ in range(-(-allowed // _IN_ONE_PROCESS)):
             _take_in_a_child()
     sys.stdout.write(READY + "\n")
     sys.stdout.flush()
     time.sleep(_HOLD_S)
+
+
+def _allowed() -> int:
+    """Return how many inotify instances a user may have; 0 if this kernel does not say."""
+    try:
+        return int(Path(_INOTIFY_MAX).read_text())
+    except OSError:
+        return 0
 
 
 def _take_in_a_child() -> None:
@@ -55,10 +63,11 @@ def visit(address: str, wanted: search.Wanted, *, limits: bool) -> None:
         wanted: Its mark.
         limits: Whether to try the limits of the user.
     """
+    allowed = _allowed()
     if not limits:
         report("neighbour.limits", False, "not tried")
-    elif int(Path(_INOTIFY_MAX).read_text()) > _IN_ALL_MAX:
-        report("neighbour.limits", False, f"not tried: more than {_IN_ALL_MAX} inotify instances a user")
+    elif not 0 < allowed <= _IN_ALL_MAX:
+        report("neighbour.limits", False, "not tried: " + (f"{allowed} inotify instances a user" if allowed else "this kernel counts none"))
     else:
         attempt("neighbour.limits", _denied)
     attempt("neighbour.network", lambda: _connected(address or "127.0.0.1"))

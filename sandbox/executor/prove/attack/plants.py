@@ -5,7 +5,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from .attempts import Stopped, attempt
+from .attempts import Stopped, attempt, attempt_here
 
 GIT_TREE = "git-config"
 """A directory below the workspace, one for each kind of plant."""
@@ -26,10 +26,15 @@ def plant(workspace: Path, out: Path, canary: Path, secret: str) -> None:
     for name in ("link", "fifo", "socket"):
         (workspace / name).mkdir()
     (workspace / "link" / "result.json").symlink_to(secret)
-    os.mkfifo(workspace / "fifo" / "result.json")
-    _socket_at(workspace / "socket" / "result.sock")
     (out / "link.xml").symlink_to(secret)
+    attempt_here("plants.special", lambda: _special_files(workspace, out))
+
+
+def _special_files(workspace: Path, out: Path) -> str:
+    os.mkfifo(workspace / "fifo" / "result.json")
     os.mkfifo(out / "fifo.xml")
+    _socket_at(workspace / "socket" / "result.sock")
+    return "FIFOs and a socket"
 
 
 def use_plain_git(tree: Path, canary: Path) -> None:
