@@ -135,7 +135,10 @@ class Relay:
     async def _send_whole(self) -> None:
         """Answer a client that did not ask for a stream, now that its reply is whole."""
         if not self._call.judged.is_streamed:
-            body = message_of(b"".join(self._forwarded))
+            try:
+                body = message_of(b"".join(self._forwarded))
+            except ValueError as error:
+                raise Refusal(502, "api_error", "the provider's reply makes no sense", retry=False) from error
             await self._exchange.start(200, [("content-type", JSON_TYPE), ("content-length", str(len(body)))])
             await self._exchange.write(body)
 

@@ -38,12 +38,19 @@ def message_of(sse: bytes) -> bytes:
     """Return the message a recorded stream tells of.
 
     Raises:
-        ValueError: The stream is not whole.
+        ValueError: The stream is not whole, or makes no sense.
     """
+    try:
+        return _put_together(EventSplitter().feed(sse))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"the stream makes no sense: {type(error).__name__}") from error
+
+
+def _put_together(events: list[Event]) -> bytes:
     message: dict[str, Any] = {}
     blocks: dict[int, dict[str, Any]] = {}
     inputs: dict[int, str] = {}
-    for event in EventSplitter().feed(sse):
+    for event in events:
         told = json.loads(event.data or _data_of(event.raw))
         match told.get("type"):
             case "message_start":

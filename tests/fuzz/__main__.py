@@ -108,8 +108,9 @@ def _told(target: Target, find: Find) -> str:
 
 def _keep_fresh(search: Search) -> None:
     """Add small inputs that reached new lines to the corpus, as long as there is room."""
-    room = KEPT_FILES_MAX - len(search.target.kept())
-    for data in [data for data in search.fresh if len(data) <= KEPT_FILE_BYTES_MAX and data not in search.target.kept()][: max(0, room)]:
+    known = {*search.target.kept(), *search.target.seeds()}
+    fresh = [data for data in search.fresh if len(data) <= KEPT_FILE_BYTES_MAX and data not in known]
+    for data in fresh[: max(0, KEPT_FILES_MAX - len(search.target.kept()))]:
         _keep(search.target.name, "line", data)
 
 

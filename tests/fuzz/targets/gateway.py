@@ -24,9 +24,10 @@ from sandbox.gateway.registry_project import BadDocument, Project
 from sandbox.gateway.sse import EventSplitter
 from sandbox.gateway.strict_json import parse_strictly
 from sandbox.gateway.terms import Tuning
+from sandbox.gateway.whole_reply import events_of, message_of
 from sandbox.telemetry import Context, Spans
 from tests.fakes.gateway import CALL, MODEL, POLICY, open_gateway
-from tests.fakes.upstream import a_reply, a_tool_call
+from tests.fakes.upstream import a_reply, a_start, a_tool_call, an_end
 from tests.fuzz.target import Target
 
 _CACHED = {"type": "ephemeral", "ttl": "5m"}
@@ -84,6 +85,21 @@ _HTTP_WORDS += (
     b"content-encoding: gzip\r\n",
     b"connection: upgrade\r\n",
 )
+_SSE_WORDS: tuple[bytes, ...] = (b"\r\n\r\n", b"\r\r", b"data: ", b"event: message_start\n", b"usage", b'"index"', b'"delta"', b"null")
+_MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": MODEL,
+    "content": [
+        {"type": "text", "text": "hi"},
+        {"type": "thinking", "thinking": "t", "signature": "s"},
+        {"type": "tool_use", "input": {"a": 1}},
+    ],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 1, "output_tokens": 2},
+}
 _PARENT = Context(trace_id("0123456789"), span_id("0123456789/spec/1/1"))
 _SPAN = {
     "traceId": _PARENT.trace_id,
@@ -148,6 +164,15 @@ def _sse(data: bytes) -> None:
     assert min(usage.input_tokens, usage.output_tokens, usage.cache_read_input_tokens, usage.cache_write_input_tokens) >= 0
     assert meter.cost_nano_usd(shipped_prices(), MODEL, _TODAY) >= 0
     usage.model_dump_json()
+
+
+def _whole_reply(data: bytes) -> None:
+    """A message is told as events and back; a stream of no sense is refused."""
+    with suppress(ValueError):
+        message_of(data)
+    with suppress(ValueError):
+        events = events_of(data)
+        message_of(b"".join(event.raw for event in events))
 
 
 def _otlp(data: bytes) -> None:
@@ -225,6 +250,12 @@ TARGETS = (
         _sse,
         lambda: [b"".join(a_reply()), b"".join(a_tool_call())],
         (b"\r\n\r\n", b"\r\r", b"data: ", b"event: message_start\n", b"usage"),
+    ),
+    Target(
+        "whole-reply",
+        _whole_reply,
+        lambda: [b"".join(a_reply()), b"".join([a_start(), *a_tool_call(), an_end()]), *_body(_MESSAGE)],
+        _SSE_WORDS,
     ),
     Target("otlp", _otlp, lambda: _body({"resourceSpans": [{"scopeSpans": [{"spans": [_SPAN]}]}]})),
     Target("http", _framing, lambda: list(_HTTP), _HTTP_WORDS),
