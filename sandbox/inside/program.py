@@ -36,6 +36,10 @@ def _work(assignment: Assignment, paths: Paths) -> Submission:
         repository.wait()  # what is made for packages is no part of the base
     with installing(assignment, paths, environment) as ready:
         match assignment.kind:
+            case "agent" if assignment.agent is not None and assignment.agent.driver.kind != "builtin":
+                from sandbox.inside.drivers.run import run_foreign  # a program of the image: no SDK
+
+                return run_foreign(assignment, assignment.agent, paths, ready, repository, say)
             case "agent":
                 from sandbox.inside.agent.start import run_agent  # imports the SDK: only for an agent, never for checks
 

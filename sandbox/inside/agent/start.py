@@ -1,4 +1,4 @@
-"""Puts one agent together from its assignment: client, tools, conversation, or the program of a driver; not its loop."""
+"""Puts one agent together from its assignment: client, tools, conversation; not its loop."""
 
 import gc
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def run_agent(
     repository: PrivateRepository,
     say: Callable[[str], None],
 ) -> Submission:
-    """Run the assignment's agent to its end: our own loop, or the program its driver names.
+    """Run the assignment's agent to its end.
 
     Raises:
         ValueError: The assignment holds no agent.
@@ -27,10 +27,6 @@ def run_agent(
     spec = assignment.agent
     if spec is None:
         raise ValueError(f"assignment {assignment.job_id} is of kind agent and names none")
-    if spec.driver.kind != "builtin":
-        from sandbox.inside.drivers.run import run_foreign  # needs no SDK
-
-        return run_foreign(assignment, spec, paths, environment, repository, say)
     gc.disable()  # the SDK's import allocates for a second and frees nothing (PERFORMANCE 4)
     from sandbox.inside.agent.loop import Loop
     from sandbox.inside.agent.model import Model, client_over_socket
