@@ -2,7 +2,19 @@
 
 import sys
 
-from benchmarks import cold_start, command_line, failover, fleet, gateway_delay, gateway_rate, ingest, many_runs, stack_at_rest, worktree
+from benchmarks import (
+    cold_start,
+    command_line,
+    failover,
+    fleet,
+    gateway_delay,
+    gateway_rate,
+    ingest,
+    many_runs,
+    proof,
+    stack_at_rest,
+    worktree,
+)
 
 MEASURES = {
     "command": command_line.measure,
@@ -11,6 +23,7 @@ MEASURES = {
     "gateway": gateway_delay.measure,
     "gateway-rate": gateway_rate.measure,
     "cold-start": cold_start.measure,
+    "proof": proof.measure,
     "stack": stack_at_rest.measure,
     "many-runs": many_runs.measure,
     "fleet": fleet.measure,
