@@ -20,7 +20,7 @@ from sandbox.contract.job import Assignment, Submission
 from sandbox.contract.packages import Fetched, Packages
 from sandbox.contract.result import Usage
 from sandbox.contract.wire import RATE_WAIT_MAX_S, Ledger
-from sandbox.gateway.caps import Bucket
+from sandbox.gateway.caps import Bucket, Cap
 from sandbox.gateway.cassette import CassetteSource, Replay
 from sandbox.gateway.connection import Exchange
 from sandbox.gateway.model_proxy import Gate, ModelProxy
@@ -99,6 +99,8 @@ class Session:
         self._tally = Tally()
         self._gate = Gate()
         self._buckets = {target: Bucket(cap) for target, cap in self._tuning.caps.items()}
+        if policy and isinstance(model, Replay):  # as fast as the host can; only the cap of the whole attempt holds
+            self._buckets["/v1/messages"] = Bucket(Cap(burst=policy.calls_max, per_minute=policy.calls_max))
         self._owner: Peer | None = None
         self._assignment: Assignment | None = None
         self._is_assigned = asyncio.Event()

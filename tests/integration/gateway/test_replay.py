@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from sandbox.contract.agent_spec import AgentSpec
 from sandbox.contract.cassette import Cassette, CassetteHeader, CassetteRecord, load_recording
 from sandbox.contract.job import Assignment
+from sandbox.gateway.caps import CAPS, Cap
 from sandbox.gateway.cassette import Replay
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.upstream import Upstream
-from tests.fakes.gateway import CALL, Gateway, open_gateway
+from tests.fakes.gateway import CALL, HASTY, POLICY, Gateway, open_gateway
 from tests.fakes.gateway_ledger import MemoryLedger
 from tests.fakes.script import CUT, OVERLOADED, RATE_LIMITED, bash, single, submit
 from tests.fakes.scripted_model import ScriptedModel
@@ -113,6 +115,26 @@ async def test_a_replay_pays_from_the_same_ledger(tmp_path: Path):
     async with open_gateway(tmp_path, replay, ledger=poor) as gateway:
         with pytest.raises(anthropic.RateLimitError):
             await gateway.ask()
+
+
+@pytest.mark.parametrize("is_replay", [True, False])
+async def test_a_replay_is_not_slowed_down(tmp_path: Path, is_replay: bool):
+    """A recording is played as fast as the host can, until the attempt's own cap; a live call beyond the minute's is refused."""
+    records = await record_one(tmp_path / "live")
+    tuning = replace(HASTY, caps={**CAPS, "/v1/messages": Cap(burst=2, per_minute=1)})
+    policy = POLICY.model_copy(update={"calls_max": 5})
+
+    async with fake_upstream(replying(a_reply())) as upstream:
+        model = Replay(a_cassette(records), "spec", 1) if is_replay else upstream.base_url
+        async with open_gateway(tmp_path, model, policy=policy, tuning=tuning) as gateway:
+            ends = []
+            for _ in range(6):
+                try:
+                    ends.append((await gateway.ask()).stop_reason)
+                except anthropic.RateLimitError:
+                    ends.append(None)
+
+    assert ends.count("end_turn") == (5 if is_replay else 2)
 
 
 async def test_a_replay_is_judged_like_a_live_call(tmp_path: Path):
