@@ -22,6 +22,7 @@ PROCESS_STARTERS = {
     "sandbox/inside/process.py": "tools and checks, inside the container",
     "sandbox/runtime/images.py": "pip and debootstrap, while an image is built",
     "supervisor/stack/client.py": "the stack",
+    "sandbox/inside/sealed/oracle.py": "the product of a sealed run, in the container",
     "supervisor/stack/process.py": "the children of the stack",
     "supervisor/store/embedded.py": "nats-server",
 }

@@ -6,7 +6,6 @@ product from several threads is served in turn.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import inspect
 import os
@@ -49,7 +48,7 @@ class Server:
         self._channel = channel
         self._handles = Handles()
         self._imported: set[str] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Any = None
 
     def serve(self) -> None:
         """Answer every request; the end of the channel is the end."""
@@ -103,6 +102,8 @@ class Server:
         return {"value": self._encoded(result), "changed": changed}
 
     def _do_await(self, request: dict[str, Any]) -> dict[str, Any]:
+        import asyncio  # slow to import, and few products need it
+
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
 

@@ -1,5 +1,6 @@
 """Red-check, validate and baseline on reports that real pytest wrote, and on evidence that lies."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -289,6 +290,79 @@ def test_no_check_of_tests_at_all_fails():
     assert "no check ran tests" in messages(judge_validate(Evidence(), None, None, []))
 
 
+# The canary, and whose report it is
+
+
+def with_canary(tmp_path: Path, outcome: str, *others: str, check: Check = TESTS) -> CheckEvidence:
+    """Return the evidence of a report whose canary ended as `outcome`, `gone` for one without."""
+    ends = {"failed": "<failure/>", "error": "<error/>", "skipped": "<skipped/>", "passed": ""}
+    canary = f'<testcase classname="andon.canary" name="test_that_must_fail[0]">{ends[outcome]}</testcase>' if outcome in ends else ""
+    data = f"<testsuite>{''.join(others)}{canary}</testsuite>".encode()
+    ended = CheckExit(name="tests", exit_code=0, duration_s=1)
+    return read_evidence([check], [report_of(check, ended)], {"tests": data}).checks["tests"]
+
+
+GREEN_CASE = '<testcase classname="tests.test_a" name="test_a"/>'
+RED_CASE = '<testcase classname="tests.test_a" name="test_b"><failure/></testcase>'
+UNCOLLECTED = '<testcase classname="" name="tests.test_a"><error message="collection failure"/></testcase>'
+
+
+@pytest.mark.parametrize(
+    ("outcome", "others", "told"),
+    [
+        ("failed", (GREEN_CASE,), ""),
+        ("passed", (GREEN_CASE,), "a test that must fail is reported as passed"),
+        ("skipped", (GREEN_CASE,), "a test that must fail is reported as skipped"),
+        ("error", (GREEN_CASE,), "a test that must fail is reported as error"),
+        ("gone", (GREEN_CASE,), "is not in its report"),
+        ("gone", (GREEN_CASE, RED_CASE), ""),
+        ("gone", (UNCOLLECTED,), ""),
+        ("gone", (), ""),
+    ],
+)
+def test_a_run_is_evidence_only_if_what_must_fail_failed(tmp_path: Path, outcome: str, others: tuple[str, ...], told: str):
+    """A run that stops at its first failure does not reach it, and one without tests has none."""
+    found = with_canary(tmp_path, outcome, *others)
+
+    assert (found.problem == "") == (told == "")
+    assert told in found.problem
+    assert not any("canary" in id_ for id_ in [*found.outcomes, *found.red])
+
+
+def test_a_check_that_owes_no_canary_is_judged_without(tmp_path: Path):
+    """Another runner than pytest."""
+    found = with_canary(tmp_path, "gone", GREEN_CASE, check=TESTS.model_copy(update={"canary": False}))
+
+    assert (found.problem, found.canary) == ("", "not owed")
+
+
+def test_a_report_that_was_changed_after_the_command_ended_is_none(tmp_path: Path):
+    """The runner says what it was; a report the runner could not read is judged as it is."""
+    data = f"<testsuite>{RED_CASE}</testsuite>".encode()
+    same, other = hashlib.sha256(data).hexdigest(), hashlib.sha256(b"").hexdigest()
+
+    problems = []
+    for digest in (same, other, None):
+        ended = CheckExit(name="tests", exit_code=0, duration_s=1, report_sha256=digest)
+        problems.append(read_evidence([TESTS], [report_of(TESTS, ended)], {"tests": data}).checks["tests"].problem)
+
+    assert problems == ["", "the report at /out/tests.xml was changed after the command had ended", ""]
+
+
+def test_a_verdict_says_what_it_rests_on(base: Evidence, on_stubs: Evidence, finished: Evidence):
+    """Sealed only if every check of tests was, and why not if that was asked for."""
+    tests = finished.checks["tests"]
+
+    def verdict(*checks: CheckEvidence) -> Judgement:
+        return judge_validate(Evidence(checks={check.name: check for check in checks}), base, on_stubs, CRITERIA)
+
+    other = tests.model_copy(update={"name": "more", "sealed": False, "why_not_sealed": "this host's kernel has no Landlock"})
+    sealed = tests.model_copy(update={"sealed": True})
+
+    assert (verdict(tests).assurance, verdict(sealed).assurance, verdict(sealed, other).assurance) == ("in-process", "sealed", "in-process")
+    assert "more: judged in one process with the product, not sealed: this host's kernel has no Landlock" in verdict(sealed, other).notes
+
+
 # Checks without test ids
 
 
@@ -318,6 +392,18 @@ def lint_verdict(finished: Evidence, base: Evidence, now: CheckEvidence, before:
         (a_check(argv=("pytest", "--collect-only")), None, "runs none"),
         (a_check(argv=("bandit", "-r", "x"), tail="Code scanned:\n\tTotal lines of code: 0\n"), None, "no line of code"),
         (a_check(argv=("bandit", "-r", "x"), tail="Files skipped (1):\n"), None, "skipped files"),
+        (a_check(argv=("bandit", "-q", "-r", "x")), None, "does not say how many lines"),
+        (a_check(argv=("python", "-m", "bandit", "-r", "x"), tail="\tTotal lines of code: 5\n"), None, ""),
+        (a_check(argv=("ruff", "check", "--exit-zero")), None, "told by --exit-zero"),
+        (a_check(argv=("ruff", "format", ".")), None, "changes files instead of judging"),
+        (a_check(argv=("ruff", "format", "--check", ".")), None, ""),
+        (a_check(2, argv=("mypy", "x")), a_check(2, argv=("mypy", "x")), "could not look at everything"),
+        (a_check(123, argv=("black", "--check", "x")), a_check(123, argv=("black", "--check", "x")), "could not look at everything"),
+        (
+            a_check(1, argv=("pyright",), tail="Traceback (most recent call last):\nURLError"),
+            a_check(1),
+            "broke instead of judging: URLError",
+        ),
         (a_check(tail="warning: No Python files found under the given path(s)"), None, "found no Python file"),
         (a_check(report="sarif", problem="no report at /out/lint.sarif"), None, "left no evidence"),
         (a_check(1, report="sarif", results={"E1 a.py: x": 2}), None, "found: E1 a.py: x"),

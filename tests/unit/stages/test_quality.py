@@ -61,6 +61,47 @@ def test_pytest_is_known_by_its_command(command: str):
     assert (check.report, check.is_tests) == ("junit", True)
 
 
+@pytest.mark.parametrize(
+    ("command", "canary"),
+    [
+        ("pytest", True),
+        ("python -m pytest -q", True),
+        ("python -W error -m pytest", True),
+        ("python -I -m pytest", False),
+        ("python -sE -m pytest", False),
+        ("make test", False),
+        ("tox", False),
+    ],
+)
+def test_a_test_that_must_fail_is_owed_where_one_can_be_added(command: str, canary: bool):
+    """A Python that ignores `PYTHONPATH`, or another program, cannot be given it."""
+    (check,) = the_checks(f'[quality_checks]\ntests = "{command}"\n')
+
+    assert check.canary == canary
+
+
+def test_a_sealed_check_knows_which_paths_are_tests():
+    """Tests and their conftest on one side, the product on the other; without the key there are no sides."""
+    text = '[quality_checks]\ntests = {command = "python -m pytest", sealed = true}\nmore = {command = "pytest more", path = "x.xml"}\n'
+
+    sealed, plain = the_checks(text)
+
+    assert sealed.tests_scope is not None
+    assert [sealed.tests_scope.allows(path) for path in ("tests/a.py", "conftest.py", "a/conftest.py", "app.py", "pyproject.toml")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
+    assert plain.tests_scope is None
+
+
+@pytest.mark.parametrize(
+    "value", ['"make test", sealed = true', '"python -I -m pytest", sealed = true', '"pytest", sealed = "yes"', '"pytest", sealed = 1']
+)
+def test_only_pytest_can_be_sealed(value: str):
+    """The message names file and key."""
+    with pytest.raises(ConfigError, match=r"quality_checks\.tests\.sealed: true or false"):
+        the_checks(f"[quality_checks]\ntests = {{command = {value}}}\n")
+
+
 def test_a_stage_s_command_wins_over_the_file():
     """The pipeline's `command: pytest` is what the first source writes."""
     (check,) = the_checks('[quality_checks]\nlinter = "ruff check ."\n', command="pytest -x")
