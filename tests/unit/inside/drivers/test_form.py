@@ -29,6 +29,7 @@ def test_a_persons_variable_beats_the_drivers():
     assert environment_of(an_agent(driver), VALUES) == {
         "ANTHROPIC_BASE_URL": "<base_url>/v1",
         "ANTHROPIC_API_KEY": "none",
+        "PYTHONPYCACHEPREFIX": "",
         "MODEL": "<model>",
     }
 
