@@ -48,11 +48,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", choices=[[], *TARGETS], metavar="NAME", help=", ".join(TARGETS))
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     number = int(os.environ.get("ANDON_FUZZ_SEED") or secrets.randbelow(1_000_000))
     total_s = float(os.environ.get("ANDON_FUZZ_S") or TOTAL_S)
     if options.child:
-        return _child(TARGETS[options.names[0]], number, total_s, Path(options.child), keep=options.keep)
+        return _child(TARGETS[options.names[0]], number, options.until, Path(options.child), keep=options.keep)
     names = options.names or list(TARGETS)
     each_s = total_s * AT_ONCE / len(names)
     print(f"{len(names)} targets, {each_s:.0f} s each, ANDON_FUZZ_SEED={number}", flush=True)
@@ -67,8 +68,9 @@ def _judged(name: str, number: int, seconds: float, *, keep: bool) -> Verdict:
     """Search one target in a process of its own, which may crash or hang, and print what came of it."""
     with tempfile.TemporaryDirectory(prefix="andon-fuzz-") as directory:
         place = Path(directory)
-        command = [sys.executable, "-m", "tests.fuzz", name, "--child", directory, *(["--keep"] if keep else [])]
-        environment = {**os.environ, "ANDON_FUZZ_SEED": str(number), "ANDON_FUZZ_S": str(seconds), "TMPDIR": directory}
+        until = time.monotonic() + seconds  # the start of the process is in it: ten minutes are ten minutes
+        command = [sys.executable, "-m", "tests.fuzz", name, "--child", directory, "--until", str(until), *(["--keep"] if keep else [])]
+        environment = {**os.environ, "ANDON_FUZZ_SEED": str(number), "TMPDIR": directory}
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + GRACE_S, check=False)
             said = (place / "verdict").exists()
@@ -85,12 +87,12 @@ def _judged(name: str, number: int, seconds: float, *, keep: bool) -> Verdict:
     return verdict
 
 
-def _child(target: Target, number: int, seconds: float, place: Path, *, keep: bool) -> int:
+def _child(target: Target, number: int, until: float, place: Path, *, keep: bool) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
     logging.getLogger().addHandler(logging.NullHandler())  # what a parser logs of bad input is not for this terminal
     current = place / "current"
     search = Search(target, number, before=current.write_bytes)
-    find = search.until(time.monotonic() + seconds)
+    find = search.until(until)
     if keep:
         _keep_fresh(search)
     problem = _told(target, find) if find else ""

@@ -1,6 +1,7 @@
 """The search for inputs that break a target: rounds of hypothesis, between which inputs that reached new lines join the seeds."""
 
 import contextlib
+import math
 import random
 import sys
 import time
@@ -46,6 +47,8 @@ class Search:
     fresh: list[bytes] = field(default_factory=list)
     """Inputs that reached lines no earlier one had."""
     inputs: int = 0
+    deadline: float = math.inf
+    """`time.monotonic()` after which a round runs no further input."""
     before: Callable[[bytes], object] = lambda _: None
     """Told of each input before it runs: what is known of a process that dies of one."""
 
@@ -72,7 +75,7 @@ class Search:
         )
         @given(mutated(seeds, self.target.words))
         def explore(data: bytes) -> None:
-            if not found and (find := self._tried(data)):
+            if not found and time.monotonic() < self.deadline and (find := self._tried(data)):
                 found.append(find)
 
         explore()
@@ -80,6 +83,7 @@ class Search:
 
     def until(self, deadline: float) -> Find | None:
         """Run rounds until `time.monotonic()` is past `deadline`, or one finds."""
+        self.deadline = deadline
         find = self.known()
         while find is None and time.monotonic() < deadline:
             find = self.round()
