@@ -18,7 +18,7 @@ GOAL_S = 60.0
 
 def measure() -> Iterator[Figure]:
     """Yield the seconds of one proof; the image is built before."""
-    command = [sys.executable, "-c", "from supervisor.cli import main; main()", "doctor"]
+    command = [sys.executable, "-c", "import sys; from supervisor.cli import main; sys.exit(main())", "doctor"]
     with tempfile.TemporaryDirectory(prefix="andon-bench-") as home:
         environment = {**os.environ, "XDG_STATE_HOME": home}
         _ensure_image()

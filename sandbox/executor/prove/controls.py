@@ -2,6 +2,7 @@
 a careless gateway; and, for what even those flags stop, a container without a filter and with capabilities. They only report."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,10 +29,13 @@ async def control_alone(scene: Scene, ear: Ear) -> dict[str, Said]:
     """Attack everything around with the engine's default flags; what fails there, once more without its filter."""
     directory = scene.sockets / "c"
     directory.mkdir(mode=0o755)
+    root = await _root_outside(scene)
+    if root is not None:
+        os.chown(directory, root, root)
     task = await asyncio.to_thread(_task, scene, "alone", f"{KEY_VARIABLE}={scene.key}\n")
     engine_socket = directory / "docker.sock"
     async with AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(racing_gateway(scene, directory, None, walls=False))
+        gateway = await stack.enter_async_context(racing_gateway(scene, directory, root, walls=False))
         # A socket like the engine's, found by whoever looks for one; the real one is given to nobody.
         stack.push_async_exit(await asyncio.start_unix_server(_hang_up, engine_socket))
         default, loose = await asyncio.gather(
@@ -69,6 +73,12 @@ async def control_neighbour(scene: Scene) -> dict[str, Said]:
         async with _running(scene, command("visit", visiting), binds, user=f"{uid}:{uid}") as visitor:
             await visitor.wait(ROLE_S)
             return read_lines(await visitor.output())
+
+
+async def _root_outside(scene: Scene) -> int | None:
+    """Return who a container's root is on this host, where the engine maps users; None: root."""
+    users = (await scene.runtime.facts()).users
+    return users.first_uid if users.kind == "remapped" else None
 
 
 async def _user_inside(scene: Scene) -> int:

@@ -51,7 +51,7 @@ class Traces:
         """Return whether a forged span would reach a run's trace."""
         made = b"".join(gzip.decompress(payload) for payload in self.spans.drain(TRACE_ID))
         if not self.relay.accepted:
-            return Said(won=True, said="not even the sandbox's own span was taken: nothing is proved")
+            return Said(won=False, said="not even the sandbox's own span was taken: nothing is proved", made=False)
         is_forged = any(mark in made for mark in _FORGED) or self.relay.accepted > 1
         return Said(won=is_forged, said=f"{self.relay.accepted} span taken, {self.relay.dropped} dropped")
 
@@ -74,7 +74,7 @@ class Opened:
         """Return whether the race got more calls out than there was money for."""
         most = self.provider.at_once_max
         if not most:
-            return Said(won=True, said="no call went out at all: nothing is proved")
+            return Said(won=False, said="no call went out at all: nothing is proved", made=False)
         return Said(won=most > RACE_PAID_CALLS, said=f"{most} of {RACE_CALLS} calls went out at once, money for {RACE_PAID_CALLS}")
 
 

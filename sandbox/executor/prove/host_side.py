@@ -54,7 +54,7 @@ async def _looked(look: Coroutine[Any, Any, Said]) -> Said:
     try:
         return await look
     except (AndonError, OSError) as error:
-        return Said(won=True, said=f"nothing is proved: {error}")
+        return Said(won=False, said=f"nothing is proved: {error}", made=False)
 
 
 async def _sealed_git(scene: Scene, slot: Slot, manifest: Manifest) -> Said:

@@ -21,6 +21,8 @@ class Said(Frozen):
     won: bool
     said: str
     """What it gained, or how it was stopped."""
+    made: bool = True
+    """False: it was not made to its end, which shows nothing."""
 
 
 Report = Mapping[str, Said]
@@ -81,7 +83,7 @@ def read_lines(output: bytes) -> dict[str, Said]:
             continue
         try:
             told = json.loads(line.removeprefix(MARK))
-            found[str(told["name"])] = Said(won=told["won"], said=told["said"])
+            found[str(told["name"])] = Said(won=told["won"], said=told["said"], made=told.get("made", True))
         except (ValueError, KeyError, TypeError, ValidationError):
             continue
     return found
@@ -89,19 +91,21 @@ def read_lines(output: bytes) -> dict[str, Said]:
 
 def judged(probe: Probe, inside: Report, control: Report, guest: Guest) -> Proof:
     """Return what a probe came to: held if every attack was stopped, controlled if every one succeeded without the wall."""
-    made = {name: inside.get(name, Said(won=True, said=_SILENT)) for name in probe.attacks}
-    won = {name: said for name, said in made.items() if said.won}
-    differs = guest.difference(probe) if won and all(said.said != _SILENT for said in won.values()) else ""
+    seen = {name: inside.get(name, Said(won=False, said=_SILENT, made=False)) for name in probe.attacks}
+    won = {name: said for name, said in seen.items() if said.won}
+    silent = {name: said for name, said in seen.items() if not said.made}
+    differs = guest.difference(probe) if won and not silent else ""
     without = {name: control.get(name, Said(won=False, said=_SILENT)) for name in probe.attacks}
     lost = {name: said for name, said in without.items() if not said.won}
     is_controlled = lost.keys() <= probe.may_lack and len(lost) < len(without)
     if differs:
         detail = f"differs: {_listed(won)}: {differs}"
     elif won:
-        silent = {name: said for name, said in won.items() if said.said == _SILENT}
-        detail = f"succeeded: {_listed(won)}" if len(silent) < len(won) else f"not shown: {_listed(silent)}"
+        detail = f"succeeded: {_listed(won)}"
+    elif silent:
+        detail = f"not shown: {_listed(silent)}"
     else:
-        detail = f"stopped: {_listed(made)}"
+        detail = f"stopped: {_listed(seen)}"
     if lost:
         detail += f"; without a control here: {_listed(lost)}"
     if is_controlled:
@@ -110,7 +114,7 @@ def judged(probe: Probe, inside: Report, control: Report, guest: Guest) -> Proof
         id=probe.id,
         promise=probe.promise,
         tried=probe.tried,
-        held=not won or bool(differs),
+        held=bool(differs) or not (won or silent),
         control=is_controlled,
         detail=detail[:DETAIL_CHARS_MAX],
     )

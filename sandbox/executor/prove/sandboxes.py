@@ -26,8 +26,8 @@ from sandbox.runtime.container_spec import LOG_BYTES_MAX, Sandbox, SlotSpec
 from sandbox.runtime.hardening import HOME_MIB, TMP_MIB
 from sandbox.workspace.provision import provision
 
-ROLE_S = 40.0
-"""How long one container may take."""
+ROLE_S = 90.0
+"""How long one container may take: seconds, unless the host is busy."""
 LOG_MIB = (LOG_BYTES_MAX >> 20) + 2
 LOG_SLACK_BYTES = 1_000
 """The line that says what was dropped."""
@@ -103,7 +103,7 @@ async def attack_as_tool(scene: Scene, slot: Slot) -> tuple[dict[str, Said], boo
         try:
             said = read_lines(await asyncio.to_thread(read_report, slot, "tool.txt"))
         except (OSError, ValueError) as error:
-            said = {"pin.model": Said(won=True, said=f"the tool left no report: {error}; {(await box.log())[-200:]!r}")}
+            said = {"pin.model": Said(won=False, said=f"the tool left no report: {error}; {(await box.log())[-200:]!r}", made=False)}
         return said, gateway.session.pinned_to == "process"
 
 
@@ -160,7 +160,7 @@ async def attack_neighbour(scene: Scene, first: Slot, second: Slot) -> dict[str,
         _running(scene, scene.spec(first, "hold", holding)) as holder,
     ):
         if not await _is_ready(holder):
-            return {"neighbour.files": Said(won=True, said="the first sandbox did not begin")}
+            return {"neighbour.files": Said(won=False, said="the first sandbox did not begin", made=False)}
         said = await _played(scene, scene.spec(second, "visit", visiting))
     return said if tries_limits else said | {"neighbour.limits": Said(won=True, said=f"not tried: {NO_UID_OF_ITS_OWN}")}
 

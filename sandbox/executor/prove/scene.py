@@ -31,7 +31,7 @@ MODEL = "claude-sonnet-5-5"
 OUTPUT_TOKENS = 1_000
 LIMITS = Limits(wall_s=60, memory_mib=256, cpus=1.0, pids_max=128, workspace_mib=32, workspace_inodes_max=1_000)
 """A job's, small: what is over them is soon reached, and so is the host's own memory not."""
-LIFE_S = 150.0
+LIFE_S = 900.0
 """After which a janitor may remove a container of a proof."""
 STAGE = "prove"
 _SLOTS = 3

@@ -141,7 +141,7 @@ async def test_a_killed_proof_leaves_nothing(engine: TestEngine, tmp_path: Path)
         def names() -> list[str]:
             return [name for each in client.containers(all=True) for name in each["Names"]]
 
-        command = [sys.executable, "-c", "from supervisor.cli import main; main()", "doctor", "--prove"]
+        command = [sys.executable, "-c", "import sys; from supervisor.cli import main; sys.exit(main())", "doctor", "--prove"]
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as proof:
             try:
                 await wait_until(_later(lambda: len(containers()) >= 2), "the proof has containers", within_s=60)

@@ -20,7 +20,7 @@ def test_what_an_attempt_gained_is_reported(capfd: pytest.CaptureFixture[str]) -
     """It is a success of the attacker's."""
     attempt("a.b", lambda: "a socket")
 
-    assert said(capfd) == {"name": "a.b", "won": True, "said": "a socket"}
+    assert said(capfd) == {"name": "a.b", "won": True, "said": "a socket", "made": True}
 
 
 def test_how_an_attempt_was_stopped_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +54,7 @@ def test_an_attempt_that_hangs_is_given_up(capfd: pytest.CaptureFixture[str]) ->
 
     attempt("a.b", hangs, limit_s=0.1)
 
-    assert said(capfd)["said"] == "did not end in 0.1 s"
+    assert said(capfd) == {"name": "a.b", "won": False, "said": "did not end in 0.1 s", "made": False}
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 MARK = "andon-prove "
 """Begins each line of a report."""
-ATTEMPT_S = 8.0
+ATTEMPT_S = 30.0
+"""An attempt takes milliseconds; the rest is for a host that is busy."""
 _SAID_CHARS_MAX = 300
 
 Attempt = Callable[[], str]
@@ -25,9 +26,9 @@ class Stopped(Exception):
     """The attempt was stopped, by something that is no error of the system."""
 
 
-def report(name: str, won: bool, said: str) -> None:
-    """Print one line of the report."""
-    sys.stdout.write(MARK + json.dumps({"name": name, "won": won, "said": said[:_SAID_CHARS_MAX]}) + "\n")
+def report(name: str, won: bool, said: str, *, made: bool = True) -> None:
+    """Print one line of the report; an attempt that was not `made` to its end shows nothing, neither a wall nor a hole."""
+    sys.stdout.write(MARK + json.dumps({"name": name, "won": won, "said": said[:_SAID_CHARS_MAX], "made": made}) + "\n")
     sys.stdout.flush()
 
 
@@ -37,7 +38,7 @@ def attempt_here(name: str, attempt: Attempt) -> None:
 
 
 def attempt(name: str, attempt: Attempt, limit_s: float = ATTEMPT_S) -> None:
-    """Make an attempt in a child and report it; killed is stopped, and so is an attempt that did not end."""
+    """Make an attempt in a child and report it; killed is stopped, and one that does not end is given up."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -55,7 +56,8 @@ def attempt(name: str, attempt: Attempt, limit_s: float = ATTEMPT_S) -> None:
         won, said = json.loads(answer)
         report(name, won, said)
     else:
-        report(name, False, f"did not end in {limit_s:g} s" if is_late else f"killed by {signal.Signals(os.WTERMSIG(status)).name}")
+        killed = f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        report(name, False, f"did not end in {limit_s:g} s" if is_late else killed, made=not is_late)
 
 
 def _made(attempt: Attempt) -> tuple[bool, str]:

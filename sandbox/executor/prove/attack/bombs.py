@@ -39,7 +39,7 @@ def run(limits: dict[str, int], done: list[str]) -> None:
     for name, bomb in bombs.items():
         if name not in done:
             report(f"{BEGUN}{name}", True, "")
-            attempt(name, bomb, limit_s=20)
+            attempt(name, bomb)
 
 
 def _fork(allowed: int) -> str:

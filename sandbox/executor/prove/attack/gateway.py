@@ -14,7 +14,7 @@ from .attempts import Stopped, attempt, attempt_here, report
 from .kernel import buffer, ptrace_attach, syscall
 
 SOCKET = "/gw/gateway.sock"
-_ANSWER_S = 15.0
+_ANSWER_S = 40.0
 _PROGRAM = b"sandbox.inside"
 
 

@@ -15,12 +15,12 @@ READY = "andon-prove-ready"
 _INOTIFY_MAX = "/proc/sys/fs/inotify/max_user_instances"
 _IN_ONE_PROCESS = 900
 _IN_ALL_MAX = 4_000
-_HOLD_S = 30.0
+_HOLD_S = 100.0
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def hold(mark: str, places: list[str], *, limits: bool) -> None:
-    """Take every inotify instance of this user (if `limits`), listen, leave the mark, say so, and stay half a minute at most."""
+    """Take every inotify instance of this user (if `limits`), listen, leave the mark, say so, and stay until killed, a while at most."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("0.0.0.0", PORT))
     listener.listen(8)

@@ -49,7 +49,7 @@ def run(name: str, wanted: Wanted) -> None:
 
 def search_memory(name: str, wanted: Wanted) -> None:
     """Look in all memory that can be read."""
-    attempt(f"{name}.memory", lambda: _in_memory(wanted), limit_s=15)
+    attempt(f"{name}.memory", lambda: _in_memory(wanted))
 
 
 def _in_environment(wanted: Wanted) -> str:
