@@ -71,11 +71,11 @@ def a_repository(path: Path, test: dict[str, Any]) -> Path:
     return repository
 
 
-def replayed(home: Path, repository: Path, cassette: Path, environment: dict[str, str]) -> Finished:
+def replayed(home: Path, repository: Path, cassette: Path, environment: dict[str, str], timeout_s: float = 280) -> Finished:
     """Run the same request from a recording, on a stack without a key."""
     home.mkdir()
     keyless = Line(home, environment)
-    done = keyless.run(REQUEST, "--repo", str(repository), "--yes", "--slug", "again", "--replay", str(cassette), timeout_s=280)
+    done = keyless.run(REQUEST, "--repo", str(repository), "--yes", "--slug", "again", "--replay", str(cassette), timeout_s=timeout_s)
     assert keyless.andon("down").exit_code == 0
     return done
 
@@ -105,7 +105,7 @@ def test_a_small_program_of_ones_own_is_an_agent(line: Line, provider: Provider,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_claude_code_and_mini_swe_agent_work_in_the_same_walls(provider: Provider, tmp_path: Path):
     """Both from their registry, put into the image as the documentation says; one line, recorded and replayed."""
     provider.says(Script("scripted: two foreign agents", (CLAUDE_SAYS, MINI_SAYS)))
@@ -129,7 +129,7 @@ def test_claude_code_and_mini_swe_agent_work_in_the_same_walls(provider: Provide
     assert line.andon("down").exit_code == 0
 
     asked = len(provider.server.log)
-    again = replayed(tmp_path / "keyless", repository, cassette, dict(network.arguments) | trust)
+    again = replayed(tmp_path / "keyless", repository, cassette, dict(network.arguments) | trust, timeout_s=900)
     assert again.exit_code == 0, again.stderr
     assert again.result["replay"]
     assert again.result["cost_usd"] == done.result["cost_usd"]
