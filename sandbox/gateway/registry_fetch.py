@@ -124,9 +124,7 @@ class Fetcher:
     async def _send(self, index: Index, url: str, accept: str) -> httpx2.Response:
         parts = _judged(index, url)
         host = parts.hostname or ""
-        headers = [("host", parts.netloc), ("accept", accept), ("accept-encoding", "identity"), ("user-agent", "andon-gateway")]
-        if index.authorization and origin_of(parts) == index.origin:
-            headers.append(("authorization", index.authorization))
+        headers = headers_for(index, parts, accept)
         client, target = await self._way(index, parts, host)
         try:
             request = httpx2.Request("GET", target, headers=headers, extensions={"sni_hostname": host, "timeout": _TIMEOUT.as_dict()})
@@ -164,6 +162,14 @@ class Fetcher:
             trust_env=False,
         )
         return self._clients[key]
+
+
+def headers_for(index: Index, parts: SplitResult, accept: str) -> list[tuple[str, str]]:
+    """Return the headers of a request; the credential is for the index's own scheme, host and port alone."""
+    headers = [("host", parts.netloc), ("accept", accept), ("accept-encoding", "identity"), ("user-agent", "andon-gateway")]
+    if index.authorization and origin_of(parts) == index.origin:
+        headers.append(("authorization", index.authorization))
+    return headers
 
 
 def _judged(index: Index, url: str) -> SplitResult:

@@ -11,6 +11,7 @@ import socket
 import sys
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -19,7 +20,7 @@ from sandbox.contract.packages import Packages
 from sandbox.gateway import registry_proxy, registry_source
 from sandbox.gateway.registry_address import AddressRefused, is_permitted, networks_of, permitted_address
 from sandbox.gateway.registry_config import Index, Places
-from sandbox.gateway.registry_fetch import Fetcher, Unavailable
+from sandbox.gateway.registry_fetch import Fetcher, Unavailable, headers_for
 from sandbox.inside.loopback import forwarding
 from tests.fakes.gateway import wait_until
 from tests.fakes.package_index import HERE, Answer, OddIndex, an_index, packaged
@@ -154,14 +155,23 @@ async def test_an_address_that_is_not_global_is_refused(address: str):
 
 
 @pytest.mark.abuse("W14")
-@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost"])
-async def test_an_address_written_oddly_or_a_name_for_it_is_refused(host: str):
-    """Positive control: the C library takes every one of them for 127.0.0.1."""
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1"])
+async def test_an_address_written_oddly_is_refused_wherever_it_leads(host: str):
+    """Also where the operator permits the place. Positive control: the C library takes every one of them for 127.0.0.1."""
     found = await asyncio.get_running_loop().getaddrinfo(host, 80, type=socket.SOCK_STREAM)
-    assert any(entry[4][0] in {"127.0.0.1", "::1"} for entry in found)
+    assert {entry[4][0] for entry in found} == {"127.0.0.1"}
 
-    with pytest.raises(AddressRefused):
-        await permitted_address(host, 443, ())
+    with pytest.raises(AddressRefused, match="as it is written today"):
+        await permitted_address(host, 443, HERE)
+
+
+@pytest.mark.abuse("W14")
+async def test_a_name_for_an_inner_address_is_refused():
+    """What it resolves to decides; permitted, it is taken."""
+    with pytest.raises(AddressRefused, match="not a global address"):
+        await permitted_address("localhost", 443, ())
+
+    assert await permitted_address("localhost", 443, HERE) == "127.0.0.1"
 
 
 @pytest.mark.abuse("W14")
@@ -219,6 +229,25 @@ async def test_a_credential_goes_to_the_very_origin_it_is_for_and_never_inside(t
         assert (elsewhere, at_index) == (403, (200, b"y"))  # another origin without TLS is not even asked
         assert other.asked == []
         assert "canary" not in f"{page!r}{body!r}{environment}{it.routes.fetched}{it.reports}"
+
+
+@pytest.mark.abuse("W15")
+@pytest.mark.parametrize(
+    ("url", "is_sent"),
+    [
+        ("https://r.example/files/x", True),
+        ("https://r.example:443/", True),
+        ("https://r.example:8443/", False),
+        ("http://r.example/", False),
+        ("https://evilr.example/", False),
+        ("https://r.example.evil.example/", False),
+    ],
+)
+def test_only_the_same_scheme_host_and_port_get_the_credential(url: str, is_sent: bool):
+    """A port that is the scheme's own may be written or not."""
+    headers = dict(headers_for(Index("pip", "https://r.example/simple", "Bearer canary"), urlsplit(url), "*/*"))
+
+    assert ("authorization" in headers) is is_sent
 
 
 @pytest.mark.abuse("W15")
