@@ -28,6 +28,10 @@ Line = tuple[CodeType, int]
 Trace = Callable[[FrameType, str, Any], Any]
 
 
+class _RoundIsOver(Exception):
+    """Ends hypothesis's own loop."""
+
+
 @dataclass
 class Find:
     """An input that broke a target, made smaller, and how."""
@@ -69,6 +73,7 @@ class Search:
             max_examples=examples,
             deadline=None,
             database=None,
+            report_multiple_bugs=False,
             phases=(Phase.generate,),
             verbosity=Verbosity.quiet,
             suppress_health_check=list(HealthCheck),
@@ -77,8 +82,11 @@ class Search:
         def explore(data: bytes) -> None:
             if not found and time.monotonic() < self.deadline and (find := self._tried(data)):
                 found.append(find)
+            if found or time.monotonic() >= self.deadline:
+                raise _RoundIsOver
 
-        explore()
+        with contextlib.suppress(_RoundIsOver):
+            explore()
         return self._smaller(found[0]) if found else None
 
     def until(self, deadline: float) -> Find | None:

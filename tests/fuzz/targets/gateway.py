@@ -16,23 +16,28 @@ from sandbox.gateway.cassette import compared_digest, tool_output_digest
 from sandbox.gateway.connection import Timeouts
 from sandbox.gateway.meter import Meter
 from sandbox.gateway.otlp_relay import OtlpRelay
-from sandbox.gateway.policy import judge
+from sandbox.gateway.policy import Policy, judge
 from sandbox.gateway.refusal import Refusal
 from sandbox.gateway.registry_npm import read_packument
 from sandbox.gateway.registry_pip import read_page
 from sandbox.gateway.registry_project import BadDocument, Project
+from sandbox.gateway.session import SOCKET_NAME, Session
 from sandbox.gateway.sse import EventSplitter
 from sandbox.gateway.strict_json import parse_strictly
 from sandbox.gateway.terms import Tuning
 from sandbox.gateway.whole_reply import events_of, message_of
 from sandbox.telemetry import Context, Spans
-from tests.fakes.gateway import CALL, MODEL, POLICY, open_gateway
+from tests.fakes.gateway_ledger import MemoryLedger
 from tests.fakes.upstream import a_reply, a_start, a_tool_call, an_end
 from tests.fuzz.target import Target
 
+MODEL = "claude-sonnet-5-5"
+POLICY = Policy(model=MODEL, output_tokens_max=1_000)
+_HEALTH = b"GET /healthz HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n"
 _CACHED = {"type": "ephemeral", "ttl": "5m"}
 _REQUEST = {
-    **CALL,
+    "model": MODEL,
+    "max_tokens": 1_000,
     "stream": True,
     "system": [{"type": "text", "text": "You write.", "cache_control": _CACHED}],
     "messages": [
@@ -210,20 +215,25 @@ def _framing(data: bytes) -> None:
     assert health.startswith(b"HTTP/1.1 200 ")
 
 
-async def _answers(data: bytes) -> tuple[bytes, bytes]:
+async def _answers(data: bytes) -> list[bytes]:
     """Return what comes for `data`, after which the client closes its end, and the health of the gateway then."""
     tuning = Tuning(assignment_poll_s=0.01, client=Timeouts(header_s=0.1, idle_s=0.1, body_s=0.1, write_s=1.0))
     with tempfile.TemporaryDirectory(prefix="andon-fuzz-", dir="/tmp") as directory:
-        async with open_gateway(Path(directory), None, policy=None, tuning=tuning) as gateway:
-            reader, writer = await asyncio.open_unix_connection(str(gateway.socket))
-            reply = b""
-            with suppress(ConnectionError):
-                writer.write(data)
-                writer.write_eof()
-                async with asyncio.timeout(10):
-                    reply = await reader.read()
-            writer.close()
-            return reply, await gateway.get("/healthz")
+        async with Session(Path(directory), None, MemoryLedger(), None, stage="spec", round_=1, tuning=tuning):
+            return [await _answer(Path(directory) / SOCKET_NAME, each) for each in (data, _HEALTH)]
+
+
+async def _answer(path: Path, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    try:
+        writer.write(data)
+        writer.write_eof()
+        async with asyncio.timeout(10):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
 
 
 def _index(read: Callable[[bytes], Project]) -> Callable[[bytes], None]:
