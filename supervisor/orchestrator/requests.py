@@ -1,7 +1,6 @@
 """Answers CLIs: submit, stop, resume, why, delivered (DECISIONS D19); every request may be repeated after a lost answer. Not executors."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
@@ -193,7 +192,7 @@ class Requests:
             return _encoded(WhyReply(error=str(error), exit_code=error.exit_code))
 
     async def _executors(self) -> list[Heartbeat]:
-        now = time.monotonic()
+        now = self._ports.monotonic()
         if now - self._beats[0] >= EXECUTORS_S:
             self._beats = (now, await self._ports.link.executors())
         return self._beats[1]

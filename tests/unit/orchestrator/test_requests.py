@@ -52,17 +52,19 @@ async def test_while_the_intake_is_held_nothing_new_is_taken_and_what_runs_goes_
     assert any("the disk has 3 MiB left" in reason.text for reason in why.reasons)
 
 
-async def test_a_live_run_is_refused_where_no_executor_has_a_key(monkeypatch: pytest.MonkeyPatch):
+async def test_a_live_run_is_refused_where_no_executor_has_a_key():
     """Before a stage is lost three times for it; a replay needs none, and one executor with a key, or none yet, is enough."""
-    monkeypatch.setattr(requests, "EXECUTORS_S", 0.0)
-    async with a_world() as world, world.supervisor():
+    clock = [0.0]
+    async with a_world() as world, world.supervisor(monotonic=lambda: clock[0]):
         await world.submit()
         async with world.worker() as keyless, world.worker(name="host-2") as other:
             for worker in (keyless, other):
                 await worker.beat(model="none")
+            clock[0] += requests.EXECUTORS_S
             refused = await world.ask(subjects.RPC_INTENT, a_submission(), SubmitReply)
             replay = await world.ask(subjects.RPC_INTENT, a_submission(mode="replay", cassette=a_blob("cassette")), SubmitReply)
             await other.beat(model="live")
+            clock[0] += requests.EXECUTORS_S
             taken = await world.ask(subjects.RPC_INTENT, a_submission(), SubmitReply)
 
     assert (refused.run_id, refused.exit_code) == (None, 2)
