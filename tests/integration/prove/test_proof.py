@@ -28,7 +28,7 @@ from tests.fakes.wire_data import wait_until
 from tests.leaks import mounts_below
 from tests.servers.engines import TestEngine
 
-pytestmark = [pytest.mark.docker, pytest.mark.root]
+pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.timeout(400)]
 
 NEEDS_A_NETWORK = {"network", "dns", "metadata", "cross-job-network"}
 """Probes whose control needs the engine's default network, which the tests' private engines do not have."""
