@@ -6,7 +6,7 @@ lane is taken off the shared lane of each of its pools as well.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sandbox.contract.labels import unmatched
+from sandbox.contract.labels import RESERVED, unmatched
 from sandbox.contract.wire import Heartbeat
 
 Lane = tuple[str, str]
@@ -53,7 +53,8 @@ def obstacle(pool: str, labels: Mapping[str, str], executors: Sequence[Heartbeat
         return f"no executor of pool {pool} is connected: start one with `andon executor`"
     matching = [beat for beat in members if not unmatched(labels, beat.labels)]
     if not matching:
-        return f"no executor of pool {pool} matches the labels {_wanted(labels, members)}: start one with `andon executor --label`"
+        advice = "see docs/engines.md" if any(name.startswith(RESERVED) for name in labels) else "start one with `andon executor --label`"
+        return f"no executor of pool {pool} matches the labels {_wanted(labels, members)}: {advice}"
     taking = [beat for beat in matching if not beat.held]
     if not taking:
         said = ", ".join(f"{beat.executor} ({beat.held})" for beat in matching[:5])
