@@ -21,7 +21,7 @@ from tests.fakes.package_index import permitted_here
 from tests.fakes.script import bash, single, submit
 from tests.integration.executor.fleet import a_fleet, an_executor
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def packages(tmp_path: Path) -> AsyncIterator[PackageSource]:
 
 
 def a_check(name: str, *argv: str) -> Check:
-    return Check(name=name, argv=argv, timeout_s=120)
+    return Check(name=name, argv=argv, timeout_s=200)
 
 
 def exits(result: AttemptResult) -> dict[str, tuple[int | None, str]]:
@@ -54,9 +54,9 @@ async def test_checks_install_with_pip_and_use_what_they_installed(
     async with a_fleet(tmp_path, single(submit("done"))) as fleet, an_executor(fleet, docker_runtime, agent_image, Pace(), packages):
         of_checks = {"kind": "checks", "agent": None, "scope": WriteScope(), "role": "validate", "checks": checks}
         await fleet.link.publish_job(fleet.job(**of_checks, network="registries"), "with")
-        result = await fleet.result(120)
+        result = await fleet.result(240)
         await fleet.link.publish_job(fleet.job(**of_checks, round=2, job_id=f"{fleet.job().run_id}-implement-2"), "without")
-        control = await fleet.result(120)
+        control = await fleet.result(240)
 
     ended = exits(result)
     assert ended["install"][0] == 0, ended["install"]
@@ -78,7 +78,7 @@ async def test_an_agents_tool_installs_what_is_listed_and_nothing_else(
     script = single(bash(command), submit("done"))
     async with a_fleet(tmp_path, script) as fleet, an_executor(fleet, docker_runtime, agent_image, Pace(), packages):
         await fleet.link.publish_job(fleet.job(network="allowlist", packages=Packages(pip=("six",))), "job")
-        result = await fleet.result(120)
+        result = await fleet.result(240)
 
     assert result.outcome is Outcome.SUBMITTED, result.reason
     assert result.commit is not None
@@ -110,10 +110,10 @@ async def test_checks_install_with_npm(tmp_path: Path, docker_runtime: DockerRun
     )
     async with a_fleet(tmp_path, single(submit("done"))) as fleet, an_executor(fleet, docker_runtime, image, Pace(), packages):
         job = fleet.job(
-            kind="checks", agent=None, scope=WriteScope(), role="validate", checks=checks, network="registries", limits=Limits(wall_s=240)
+            kind="checks", agent=None, scope=WriteScope(), role="validate", checks=checks, network="registries", limits=Limits(wall_s=300)
         )
         await fleet.link.publish_job(job, "job")
-        result = await fleet.result(200)
+        result = await fleet.result(300)
 
     ended = exits(result)
     assert ended["install"][0] == 0, ended["install"]

@@ -172,6 +172,16 @@ async def test_runtime_and_strictness_become_labels_nobody_else_chooses(tmp_path
     assert (docs.runtime, docs.strict, docs.labels) == ("runc", True, {"strict.runc": "yes"})
 
 
+async def test_what_a_stage_may_install_is_in_its_job(tmp_path: Path):
+    """Names in normal form; a stage that says nothing may install nothing."""
+    text = "pipeline: {stages: [{name: spec, network: allowlist, packages: {pip: [Six]}}, {name: docs, depends_on: [spec]}]}"
+    async with a_bench(tmp_path, {}, text) as bench:
+        spec, docs = [await bench.job(name, name) for name in ("spec", "docs")]
+
+    assert (spec.network, spec.packages.pip) == ("allowlist", ("six",))
+    assert (docs.network, docs.packages.pip) == ("none", ())
+
+
 async def test_the_repositorys_own_agent_and_the_stages_words_are_used(tmp_path: Path):
     """The prompt is the repository's; model, limits, pool and budget are the pipeline's, mapped names included."""
     agent = "---\nname: docs\nmodel: claude-opus-5-5\n---\nWrite like us.\n"
