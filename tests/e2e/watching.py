@@ -41,7 +41,7 @@ RESULT_KEYS = {
     "report",
 }
 USAGE_KEYS = {"input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens"}
-STAGE_KEYS = {"stage", "job", "round", "verdict", "attempts"}
+STAGE_KEYS = {"stage", "job", "round", "verdict", "assurance", "attempts"}
 ATTEMPT_KEYS = {"attempt", "outcome", "executor", "container_id", "missing", "started_at", "ended_at", "cost_usd"}
 """What the documentation promises of the result object."""
 
