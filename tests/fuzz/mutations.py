@@ -39,9 +39,11 @@ def mutated(draw: st.DrawFn, seeds: Sequence[bytes], words: Sequence[bytes]) -> 
 def _with_bytes(draw: st.DrawFn, data: bytes, seeds: Sequence[bytes], words: Sequence[bytes]) -> bytes:
     at = draw(st.integers(0, len(data)))
     end = min(len(data), at + draw(st.sampled_from((0, 0, 1, 2, 8, 64, 1_000))))
-    kind = draw(st.sampled_from(("put", "put", "repeat", "splice", "noise")))
+    kind = draw(st.sampled_from(("put", "put", "repeat", "splice", "noise", "step")))
     if kind == "put":
-        return data[:at] + draw(st.sampled_from((*words, *COMMON, CROWD))) + data[end:]
+        return data[:at] + draw(st.sampled_from(words if words and draw(st.booleans()) else (*COMMON, CROWD))) + data[end:]
+    if kind == "step":  # one digit of a number or a name for the next one
+        return data[:at] + bytes((byte + 1) % 256 for byte in data[at : at + 1]) + data[at + 1 :]
     if kind == "repeat":
         return data[:end] + data[at:end] * draw(st.sampled_from(REPEATS)) + data[end:]
     if kind == "splice":

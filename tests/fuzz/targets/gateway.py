@@ -64,6 +64,7 @@ _HTTP = (
     b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
     b'POST /andon/submit HTTP/1.1\r\nhost: x\r\ncontent-length: 17\r\n\r\n{"status":"done"}',
     b"POST /v1/traces HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nhost: x\r\naccept: */*\r\ncontent-encoding: identity\r\nexpect: 100-continue\r\n\r\n",
     b"GET /andon/assignment HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
 )
 _HTTP_WORDS: tuple[bytes, ...] = (

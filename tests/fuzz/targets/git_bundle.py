@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from sandbox.contract.errors import RejectedBundle
-from sandbox.contract.tree_rules import TreeLimits, unsafe_path
+from sandbox.contract.tree_rules import TreeLimits
 from sandbox.git import Git
 from sandbox.mirror import Mirror, pack_of
 from sandbox.quarantine import BUNDLE_HEADER, RESULT_REF, changes_between, parse_bundle, receive
@@ -63,9 +63,15 @@ def _received(bundle: bytes) -> None:
         reason = str(refused)
     else:
         reason = ""
-        assert all(unsafe_path(change.path, _LIMITS) is None for change in changes_between(store.git, store.base, commit))
+        assert [change.path for change in changes_between(store.git, store.base, commit) if _tricks(change.path)] == []
     assert reason.isprintable()
     assert store.git.run("for-each-ref", "refs/heads/", "refs/tags/", RESULT_REF) == b""
+
+
+def _tricks(path: str) -> bool:
+    """Return whether a path is one of those the rules of trees name, by other means than the code under test."""
+    odd = any(char < " " or char in "\x7f\\\u200c\u200d\u202e\u2028" or "\udc80" <= char <= "\udcff" for char in path)
+    return odd or any(part in {"", ".", ".."} or part.casefold() in {".git", "git~1"} for part in path.split("/"))
 
 
 def _tree(data: bytes) -> None:
@@ -119,7 +125,12 @@ _WORDS: tuple[bytes, ...] = (
 _WORDS += (b"..", b"a/b", b"\xe2\x80\x8c", b"\xff", b"\n", b"\x1b[2J", b".gitmodules\0", b"100644 \0", b"A", b"a", b"CON", b"x" * 300)
 
 TARGETS = (
-    Target("bundle-header", _header, lambda: [_bundle(tree, b"x") for tree in _trees()], (b"# v3 git bundle\n", b"@object-format=sha1\n")),
+    Target(
+        "bundle-header",
+        _header,
+        lambda: [_bundle(tree, b"x") for tree in _trees()],
+        (b"# v3 git bundle\n", b"@object-format=sha1\n", b"0", b"a", b"-"),
+    ),
     Target("bundle", _received, lambda: [_bundle(tree, b"contents of a file\n") for tree in _trees()], (b"PACK", b"\x00\x00\x00\x02")),
     Target("bundle-tree", _tree, _trees, (*_WORDS, _sha(_BLOB, b"contents of a file\n"))),
 )
