@@ -162,7 +162,7 @@ async def attack_neighbour(scene: Scene, first: Slot, second: Slot) -> dict[str,
         if not await _is_ready(holder):
             return {"neighbour.files": Said(won=False, said="the first sandbox did not begin", made=False)}
         said = await _played(scene, scene.spec(second, "visit", visiting))
-    return said if tries_limits else said | {"neighbour.limits": Said(won=True, said=f"not tried: {NO_UID_OF_ITS_OWN}")}
+    return said if tries_limits else said | {"neighbour.limits": Said(won=False, said=f"not tried: {NO_UID_OF_ITS_OWN}", made=False)}
 
 
 @asynccontextmanager
