@@ -53,8 +53,9 @@ def leave():
     os._exit(0)
 """
 _DAEMON = f"""{_GREEN_REPORT}
-import time
+import atexit, time
 me = os.getpid()
+atexit.register(os._exit, 0)
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
