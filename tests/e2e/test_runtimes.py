@@ -1,5 +1,6 @@
 """The line under other runtimes and engines: gVisor, one that maps users, a rootless one; and runs no host may serve."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.e2e.people import Person
 from tests.e2e.watching import a_sample, events_of
 from tests.fakes.repositories import run_git, sample_repository
 from tests.fakes.scripts.any_repository import ANY_REPOSITORY, CREATED, FEATURE, PIPELINE, REQUEST
-from tests.servers.engines import DEFAULT_URL, TestEngine, copy_images, rootless_engine
+from tests.servers.engines import DEFAULT_URL, NotHereError, TestEngine, copy_images, rootless_engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -126,25 +127,40 @@ def test_the_line_passes_where_the_engine_carries_no_sockets(engine: TestEngine,
         assert [each for each in lines if each.startswith("no agent pin")]
 
 
+@pytest.fixture
+def rootless(request: pytest.FixtureRequest, member: Person, agent_image: str) -> Iterator[str]:
+    """An engine the person runs without root; it has what the agent image is made of."""
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(rootless_engine(member.as_user, member.home))
+        except NotHereError as error:
+            if request.config.getoption("--require-all"):
+                raise
+            pytest.skip(str(error))
+        copy_images(DEFAULT_URL, url, [f"{LIBRARIES}:{libraries_image_key()}", f"{BASE}:{base_image_key()}"])
+        yield url
+
+
 @pytest.mark.slow
 @pytest.mark.root
+@pytest.mark.parametrize("engine", ["debian"], indirect=True)
 def test_the_line_passes_for_a_person_with_a_rootless_engine(
-    provider: Provider, member: Person, agent_image: str, engine: TestEngine, tmp_path: Path
+    provider: Provider, member: Person, rootless: str, engine: TestEngine, tmp_path: Path
 ):
-    """No root anywhere: the sandbox's user is the person. What such an engine cannot limit is said."""
-    home = member.home / "rootless-line"
+    """No root anywhere: the sandbox's user is the person. What such an engine cannot limit is said, and root is told to go away."""
+    home, place = member.home / "rootless-line", member.home / "rootless-place"
     home.mkdir(mode=0o700)
-    member.owns(home)
-    with rootless_engine(member.as_user, member.home) as url:
-        copy_images(DEFAULT_URL, url, [f"{LIBRARIES}:{libraries_image_key()}", f"{BASE}:{base_image_key()}"])
-        place = member.home / "rootless-place"
-        repository = sample_repository(place, "everything")
-        member.owns(place)
-        environment = {**(member.environment or {}), "HOME": str(home), "XDG_RUNTIME_DIR": str(home)}
-        with a_stack(home, provider, url, environment, member.andon) as line:
-            missing = it_lands(line, provider, repository)
-            doctor = line.andon("doctor")
-        of_root = Line(tmp_path, {"DOCKER_HOST": url}).andon("doctor")
+    repository = sample_repository(place, "everything")
+    environment = {**(member.environment or {}), "HOME": str(home), "XDG_RUNTIME_DIR": str(home)}
+    for each in (home, place):
+        member.owns(each)
+
+    with a_stack(home, provider, rootless, environment, member.andon) as line:
+        missing = it_lands(line, provider, repository)
+        doctor = line.andon("doctor")
+    with contextlib.suppress(OSError):  # another stack of this person may be up
+        Path(f"/tmp/andon-{member.uid}").rmdir()
+    of_root = Line(tmp_path, {"DOCKER_HOST": rootless}).andon("doctor")
 
     assert len(missing) == 4
     assert doctor.exit_code == 0, doctor.stdout

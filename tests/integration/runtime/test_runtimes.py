@@ -213,7 +213,6 @@ async def test_what_is_said_by_the_relay_arrives_whole_for_many_at_once(
     assert volumes_of(engine) == before
 
 
-@pytest.mark.slow
 async def test_the_relay_takes_the_slots_user_alone_and_ends_with_the_gateway(
     docker_runtime: DockerRuntime, agent_image: str, a_slot: SlotBuilder
 ):
