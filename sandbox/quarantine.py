@@ -94,7 +94,8 @@ def changes_between(git: Git, base: str, commit: str, *, changes_max: int = OBJE
     blobs = {sha for (old_mode, new_mode, old_sha, new_sha, _), _ in raw for sha in _blobs((old_mode, old_sha), (new_mode, new_sha))}
     size_of = sizes(git, sorted(blobs)) if blobs else {}
     changes = [
-        Change(path=path, old=_side(old_mode, old_sha, size_of), new=_side(new_mode, new_sha, size_of))
+        # What git printed needs no second validation, as in `list_tree`.
+        Change.model_construct(path=path, old=_side(old_mode, old_sha, size_of), new=_side(new_mode, new_sha, size_of))
         for (old_mode, new_mode, old_sha, new_sha, _), path in raw
     ]
     return sorted(changes, key=lambda change: change.path)
@@ -206,7 +207,7 @@ def _blobs(*sides: tuple[str, str]) -> list[str]:
 def _side(mode: str, sha: str, size_of: dict[str, tuple[str, int]]) -> Entry | None:
     if mode == "000000":
         return None
-    return Entry(mode=mode, sha=sha, size_bytes=None if mode == "160000" else size_of[sha][1])
+    return Entry.model_construct(mode=mode, sha=sha, size_bytes=None if mode == "160000" else size_of[sha][1])
 
 
 __all__ = ["BUNDLE_BYTES_MAX", "BUNDLE_HEADER", "RESULT_REF", "changes_between", "parse_bundle", "receive"]

@@ -41,7 +41,9 @@ def _with_bytes(draw: st.DrawFn, data: bytes, seeds: Sequence[bytes], words: Seq
     end = min(len(data), at + draw(st.sampled_from((0, 0, 1, 2, 8, 64, 1_000))))
     kind = draw(st.sampled_from(("put", "put", "repeat", "splice", "noise", "step")))
     if kind == "put":
-        return data[:at] + draw(st.sampled_from(words if words and draw(st.booleans()) else (*COMMON, CROWD))) + data[end:]
+        is_of_format = draw(st.booleans())
+        pool: Sequence[bytes] = words if words and is_of_format else (*COMMON, CROWD)
+        return data[:at] + draw(st.sampled_from(pool)) + data[end:]
     if kind == "step":  # one digit of a number or a name for the next one
         return data[:at] + bytes((byte + 1) % 256 for byte in data[at : at + 1]) + data[at + 1 :]
     if kind == "repeat":
