@@ -159,6 +159,8 @@ def image_with_tools(engine: TestEngine, agent_image: str, directory: Path) -> s
     tag = f"{IMAGE}:{key}"
     with contextlib.closing(docker.APIClient(engine.url, timeout=300)) as client:
         if not client.images(tag):
+            for old in client.images(IMAGE):  # of an earlier agent image
+                client.remove_image(old["Id"], force=True)
             wheels = directory / "wheels"
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--dest", str(wheels), *TOOLS]
             subprocess.run(command, check=True, timeout=300)
