@@ -18,7 +18,7 @@ from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import AttemptResult, Outcome, Usage
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised by every incompatible change; an executor of another version is refused at its first claim."""
 
 LEASE_S = 60.0
