@@ -76,9 +76,10 @@ def _show(proofs: Sequence["WallProof"], config: "Config") -> None:
 
     width = max((len(proof.id) for proof in proofs), default=0)
     for proof in proofs:
-        word = "NOT held" if not proof.held else "held" if proof.control else "held, no control"
-        colour = "red" if not proof.held else "green" if proof.control else "yellow"
+        differs = proof.held and proof.detail.startswith("differs: ")  # it succeeded, and under this runtime that breaks no promise
+        word = "NOT held" if not proof.held else "differs" if differs else "held" if proof.control else "held, no control"
+        colour = "red" if not proof.held else "green" if word == "held" else "yellow"
         mark = f"{word:<{_MARK_CHARS}}" if config.no_color else click.style(f"{word:<{_MARK_CHARS}}", fg=colour)
         click.echo(f"{mark}  {proof.id:<{width}}  {inert_line(f'{proof.promise} | tried: {proof.tried}', 400)}")
-        if not (proof.held and proof.control):
+        if word != "held":
             click.echo(f"{'':<{_MARK_CHARS}}  {'':<{width}}  -> {inert_line(proof.detail, 400)}")

@@ -325,6 +325,18 @@ def test_a_proof_is_a_line_for_each_probe(andon: CommandLine) -> None:
     assert andon.bootstrap.proved_runtimes == ["runsc", None]
 
 
+def test_what_succeeds_under_a_runtime_without_breaking_a_promise_is_not_called_held(andon: CommandLine) -> None:
+    """A person has to see it, with why; the exit code stays 0."""
+    differs = a_proof("agent-pin").model_copy(update={"detail": "differs: reached: the runtime shows no process"})
+    andon.bootstrap.proofs = [differs]
+
+    ended = andon("doctor", "--prove", "--runtime", "runsc")
+
+    assert ended.code == 0
+    assert ended.out.splitlines()[0].startswith("differs           agent-pin")
+    assert "the runtime shows no process" in ended.out.splitlines()[1]
+
+
 def test_a_proof_in_json_is_one_object(andon: CommandLine) -> None:
     """With true and false, for programs."""
     andon.bootstrap.proofs = [a_proof("network", control=False)]
