@@ -7,6 +7,7 @@ import asyncio
 import logging
 import subprocess
 import sys
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -38,7 +39,7 @@ FETCHES_MAX = 8
 """At once, over all attempts."""
 CACHE_MIB = 1024
 _DEFAULT_S = 20.0
-_ALONE = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"}
+_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,9 @@ def indexes_of_host(environment: Mapping[str, str], places: Places) -> Indexes:
 def _said(command: Sequence[str]) -> str:
     """Return the one line a tool of this host says of its own default, empty if it says none."""
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_DEFAULT_S, check=False, cwd="/", env=_ALONE)
+        with tempfile.TemporaryDirectory(prefix="andon-tool-") as home:  # npm writes a log below it even for this
+            alone = {"PATH": _PATH, "HOME": home}
+            done = subprocess.run(command, capture_output=True, timeout=_DEFAULT_S, check=False, cwd="/", env=alone)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
