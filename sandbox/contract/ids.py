@@ -86,6 +86,11 @@ def program_span_id(path: str) -> str:
     return span_id(f"{path}#program")
 
 
+def queue_span_id(path: str) -> str:
+    """Return the derived span of the wait before a job's first attempt."""
+    return span_id(f"{path}#queue")
+
+
 def attempt_path(run: str, stage: str, round_: int, attempt: int) -> str:
     """Return the path that names one attempt in traces and in the object store."""
     return f"{run}/{stage}/{round_}/{attempt}"

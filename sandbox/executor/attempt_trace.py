@@ -1,7 +1,7 @@
 """The spans of one attempt (TRACING.md §2): what the host did, the model calls, the tool calls; not when they are sent (`account`).
 
-A span that has children is ours, never the container's: its death loses at most the tool call in flight. Those two have derived
-ids, so that the supervisor can end them for an executor that died (`supervisor/api/trace`).
+A span that has children is ours, never the container's: its death loses at most the tool call in flight. They
+have derived ids, so that the supervisor can end them for an executor that died (`supervisor/api/trace`).
 """
 
 import time
@@ -12,7 +12,7 @@ from typing import TypeVar
 from opentelemetry.trace import SpanKind
 
 from sandbox.contract.errors import AndonError
-from sandbox.contract.ids import attempt_path, process_span_id, program_span_id
+from sandbox.contract.ids import attempt_path, process_span_id, program_span_id, queue_span_id
 from sandbox.contract.result import CheckReport, Outcome
 from sandbox.contract.wire import ClaimReply, Delivery
 from sandbox.executor.config import Host
@@ -87,7 +87,10 @@ class AttemptTrace:
         published = self._delivery.published_at
         # A later attempt waited for its turn to be repeated, not in the queue; its stage begins with its claim.
         if published and self._delivery.deliveries == 1 and self._grant.attempt == 1:
-            wait = self._host.exec_spans.start("queue wait", trace_id=parent.trace_id, parent=parent.span_id, start=published)
+            own_id = queue_span_id(self._path)
+            wait = self._host.exec_spans.start(
+                "queue wait", trace_id=parent.trace_id, parent=parent.span_id, span_id=own_id, start=published
+            )
             wait.end(max(published, self._started_at))
 
     @contextmanager

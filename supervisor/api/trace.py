@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from opentelemetry.trace import SpanKind
 
-from sandbox.contract.ids import attempt_path, process_span_id, program_span_id, span_id
+from sandbox.contract.ids import attempt_path, process_span_id, program_span_id, queue_span_id, span_id
+from sandbox.contract.result import Outcome
 from sandbox.telemetry import Attribute, Context, Spans
 from supervisor.pipeline.events import (
     AnyEvent,
@@ -166,6 +167,16 @@ class RunTrace:
                 "andon.attempt": attempt.attempt,
             },
         )
+        if attempt.attempt == 1:
+            wait = self._spans.start(
+                "queue wait",
+                trace_id=run.trace_id,
+                parent=stage.span_id,
+                span_id=queue_span_id(path),
+                start=job.dispatched_at,
+                attributes={"andon.reaped": True},
+            )
+            wait.end(attempt.started_at)
         container = self._container_below(run.run_id, program_span_id(path))
         if container is not None:
             program = self._spans.start(
@@ -216,8 +227,9 @@ class RunTrace:
     def _finish(self, run: RunState, at: float) -> None:
         for job in run.jobs.values():
             self._attempts(run, job, at)
-            for attempt in job.attempts:  # once more: its last spans may have come after its end was declared
-                if attempt.ended is not None and attempt.ended.result is None:
+            # Whoever salvaged a dead executor's work knows nothing of its spans; of one that lived, its own are here and stay.
+            for attempt in job.attempts:
+                if attempt.ended is not None and attempt.ended.outcome is Outcome.LOST:
                     self._reap(run, job, attempt, attempt.ended.ended_at)
         self._made.pop(run.run_id, None)
         result = RESULTS[run.state]

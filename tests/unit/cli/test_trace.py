@@ -67,15 +67,15 @@ def test_a_run_is_drawn_from_its_root_to_its_calls(andon: CommandLine) -> None:
         "RUN feature",
         "├─ RUN feature (started)",
         "├─ stage spec",
+        "│  ├─ queue wait",
         "│  ├─ send andon.job.default",
-        "│  ├─ chat claude-sonnet-5-5",
     ]
-    root, first, second = lines[0], lines[2], lines[6]
+    root, first, call, second = lines[0], lines[2], lines[5], lines[7]
     assert root.split()[2:5] == ["9.0", "s", "$0.0044"]
     assert root.endswith("█" * 24)
     assert first.endswith("lost")
     assert second.startswith("├─ stage spec, attempt 2 ")
-    assert lines[4].split()[-4:-1] == ["250", "ms", "$0.0044"]
+    assert call.split()[-4:-1] == ["250", "ms", "$0.0044"]
     assert lines[-1].startswith(f"trace {trace_id(RUN)}, ")
 
 
