@@ -27,7 +27,7 @@ from sandbox.contract.ids import job_id, run_id
 from sandbox.contract.job import Check, JobSpec
 from sandbox.contract.wire import BudgetReply, BudgetRequest, ClaimReply, ClaimRequest, JoinReply, JoinRequest
 from supervisor.dispatch import JobQueue
-from supervisor.store.embedded import EmbeddedBroker, find_server
+from supervisor.store.broker.embedded import EmbeddedBroker, find_server
 
 T = TypeVar("T")
 

@@ -25,9 +25,9 @@ from sandbox.contract.result import Outcome, Usage
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.load import default_pipeline
 from supervisor.pipeline.submit import WhyReply, WhyRequest
+from supervisor.store.broker.embedded import EmbeddedBroker, supervisor_file
 from supervisor.store.client import NatsFleetClient
-from supervisor.store.embedded import EmbeddedBroker, supervisor_file
-from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.log.jetstream import JetStreamEventLog
 
 RUNS = 1_000
 REBUILD_GOAL_S = 3.0

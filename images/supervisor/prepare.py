@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from sandbox.contract.credentials import FILE_SUFFIX, Credentials, write_credentials
-from supervisor.store.admission import Listen, admit_client, admit_executor, admitted, admitted_clients, prepare
+from supervisor.store.broker.admission import Listen, admit_client, admit_executor, admitted, admitted_clients, prepare
 
 ROOT = Path("/var/lib/andon")
 NAME = "nats"

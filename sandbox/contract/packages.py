@@ -1,4 +1,4 @@
-"""Which packages a stage may install, and what a package's name is; not how one is fetched (`gateway/registry_*`)."""
+"""Which packages a stage may install, and what a package's name is; not how one is fetched (`gateway/registries`)."""
 
 import re
 from typing import Annotated, Literal

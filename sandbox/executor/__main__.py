@@ -25,7 +25,7 @@ from sandbox.executor.place import surroundings
 from sandbox.executor.protections import Proofs, labels_of, missing_by_default, missing_of_host
 from sandbox.executor.slots import UID_BASE, SlotPool, private_directory
 from sandbox.executor.state_lock import held_state
-from sandbox.gateway.registry_source import PackageSource
+from sandbox.gateway.registries.source import PackageSource
 from sandbox.gateway.upstream import Upstream
 from sandbox.log import log_to_stderr, say_on_stdout
 from sandbox.mirror import Mirror

@@ -20,7 +20,7 @@ from sandbox.executor.ending import Ending
 from sandbox.gateway.chat_span import chat_span
 from sandbox.gateway.fetch_span import fetch_span
 from sandbox.gateway.otlp_relay import OtlpRelay
-from sandbox.gateway.registry_proxy import FetchReport
+from sandbox.gateway.registries.proxy import FetchReport
 from sandbox.gateway.session import Session
 from sandbox.gateway.tally import CallReport
 from sandbox.runtime.container_spec import Exit, Sandbox

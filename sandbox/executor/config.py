@@ -14,7 +14,7 @@ from sandbox.contract.wire import HEARTBEAT_S, LEASE_DOUBT_S, ExecutorLink
 from sandbox.executor.outbox import Outbox
 from sandbox.executor.protections import Show, nothing_shown
 from sandbox.executor.slots import SlotPool
-from sandbox.gateway.registry_source import PackageSource
+from sandbox.gateway.registries.source import PackageSource
 from sandbox.gateway.upstream import Upstream
 from sandbox.mirror import Mirror
 from sandbox.runtime.container_spec import Runtime

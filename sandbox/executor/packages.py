@@ -6,10 +6,10 @@ from pathlib import Path
 
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.job import JobSpec
-from sandbox.gateway.registry_address import Network, networks_of
-from sandbox.gateway.registry_config import Places, read_indexes
-from sandbox.gateway.registry_proxy import FetchReport, RegistryRoutes
-from sandbox.gateway.registry_source import CACHE_MIB, PackageSource, SourceSettings
+from sandbox.gateway.registries.address import Network, networks_of
+from sandbox.gateway.registries.config import Places, read_indexes
+from sandbox.gateway.registries.proxy import FetchReport, RegistryRoutes
+from sandbox.gateway.registries.source import CACHE_MIB, PackageSource, SourceSettings
 from sandbox.runtime.image_build import BuildNetwork
 
 PORT = 8486

@@ -1,8 +1,8 @@
-"""One request for a package as a span (TRACING.md §2); not what was answered (`registry_proxy`)."""
+"""One request for a package as a span (TRACING.md §2); not what was answered (`registries/proxy`)."""
 
 from opentelemetry.trace import SpanKind
 
-from sandbox.gateway.registry_proxy import FetchReport
+from sandbox.gateway.registries.proxy import FetchReport
 from sandbox.telemetry import Attribute, Context, Spans
 
 

@@ -27,7 +27,7 @@ from sandbox.gateway.model_proxy import Gate, ModelProxy
 from sandbox.gateway.peer import Peer
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.refusal import Refusal
-from sandbox.gateway.registry_proxy import PREFIX, RegistryRoutes
+from sandbox.gateway.registries.proxy import PREFIX, RegistryRoutes
 from sandbox.gateway.server import Route, Server
 from sandbox.gateway.strict_json import parse_strictly
 from sandbox.gateway.tally import CallReport, Failure, Tally, View

@@ -11,8 +11,8 @@ from sandbox.contract.errors import ConfigError
 from sandbox.contract.model import Frozen
 from supervisor.bootstrap.client import fleet_credentials
 from supervisor.config import Config, StateDirectory
-from supervisor.store.admission import Listen, admit_client, admit_executor, admitted, dismiss, prepare, stanza
-from supervisor.store.broker_config import ClientUser, ExecutorUser
+from supervisor.store.broker.admission import Listen, admit_client, admit_executor, admitted, dismiss, prepare, stanza
+from supervisor.store.broker.config import ClientUser, ExecutorUser
 
 __all__ = ["Enrolled", "Listen", "broker_directory", "dismiss", "enrol", "members", "prepare"]
 

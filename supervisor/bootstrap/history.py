@@ -6,8 +6,8 @@ from typing import Final
 
 from sandbox.bus import Connection
 from supervisor.config import Config, StateDirectory
-from supervisor.store.jetstream import JetStreamEventLog
-from supervisor.store.projection import HistoryAway, Projection, keep
+from supervisor.store.history.projection import HistoryAway, Projection, keep
+from supervisor.store.log.jetstream import JetStreamEventLog
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from sandbox.runtime.relay import RELAYED, relayed
 from supervisor import stack
 from supervisor.config import Config, StateDirectory
 from supervisor.stack import Say
-from supervisor.store.listen import Listen
+from supervisor.store.broker.listen import Listen
 
 
 async def ensure_host(config: Config, say: Say) -> None:

@@ -14,7 +14,7 @@ from supervisor.api.views import Probe
 from supervisor.bootstrap.fleet_probes import fleet_probes
 from supervisor.config import Config, StateDirectory
 from supervisor.stack import read_stack
-from supervisor.store.embedded import find_server
+from supervisor.store.broker.embedded import find_server
 
 GIT_REQUIRED = (2, 39, 4)
 GIT_RECOMMENDED = (2, 46, 0)

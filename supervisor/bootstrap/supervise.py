@@ -32,11 +32,11 @@ from supervisor.integrate import Integrator, Restorer
 from supervisor.orchestrator import Orchestrator, Ports
 from supervisor.pipeline.events import AnyEvent
 from supervisor.pipeline.run import RunState
-from supervisor.store.event_log import EventLog, StaleWriter
-from supervisor.store.fenced import FencedLog
-from supervisor.store.jetstream import JetStreamEventLog
-from supervisor.store.lease import Leadership
-from supervisor.store.listen import Listen
+from supervisor.store.broker.listen import Listen
+from supervisor.store.log.event_log import EventLog, StaleWriter
+from supervisor.store.log.fenced import FencedLog
+from supervisor.store.log.jetstream import JetStreamEventLog
+from supervisor.store.log.lease import Leadership
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from supervisor.config import StateDirectory
 from supervisor.pipeline.events import AnyEvent, AttemptEnded
 from supervisor.pipeline.fold import apply, fold
 from supervisor.pipeline.run import FINAL, RunState
-from supervisor.store.event_log import EventLog
+from supervisor.store.log.event_log import EventLog
 
 log = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ def command(app: App, run_id: str | None, by: "By | None", since: str | None, as
 def _calls(app: App, run_id: str | None, since: float) -> "list[Call]":
     """Return a run's calls from its own log, those of all runs from the history, which also knows runs whose files are gone."""
     from supervisor.pipeline.costs import calls_of
-    from supervisor.store.history import paid_calls
+    from supervisor.store.history.questions import paid_calls
 
     if run_id is not None:
         return [call for call in calls_of(files_named(app, run_id).events()) if call.at >= since]

@@ -10,7 +10,7 @@ import click
 from supervisor.cli.app import App
 
 if TYPE_CHECKING:
-    from supervisor.store.history import PastRun, Question, Sum
+    from supervisor.store.history.questions import PastRun, Question, Sum
 
 _STATES = ("queued", "running", "waiting", "parked", "landed", "failed", "cancelled")
 _SPANS_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
@@ -29,7 +29,7 @@ _WIDE_CHARS = 100
 @click.pass_obj
 def command(app: App, feature: str | None, state: str | None, since: str | None, limit: int, as_json: bool) -> None:
     """Show what runs came to: cost, time, reworks."""
-    from supervisor.store.history import Question, Sum, ask
+    from supervisor.store.history.questions import Question, Sum, ask
 
     question = Question(feature=feature, state=_state(state), since=since_of(since, app.now()) if since else None, limit=limit)
     config = app.config()

@@ -17,7 +17,7 @@ from supervisor.pipeline.commands import Append, Command, Deliver, Publish
 from supervisor.pipeline.events import AnyEvent, AttemptEnded, AttemptStarted, DeliveryFailed, StepFailed, encode
 from supervisor.pipeline.machine import apply, decide, is_due, pending
 from supervisor.pipeline.run import FINAL, JobState, RunState
-from supervisor.store.event_log import StaleWriter
+from supervisor.store.log.event_log import StaleWriter
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from supervisor.pipeline.commands import Dispatch, Join
 from supervisor.pipeline.events import AnyEvent, JobDispatched, JobJudged, Joined, RunLanded
 from supervisor.pipeline.run import JobState, RunState
 from supervisor.pipeline.submit import SubmitRequest
-from supervisor.store.event_log import EventLog
+from supervisor.store.log.event_log import EventLog
 
 
 class Integrates(Protocol):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sandbox.contract.model import Frozen
 from supervisor.config import Config, StateDirectory
-from supervisor.store.listen import Listen
+from supervisor.store.broker.listen import Listen
 
 POLL_S = 0.1
 STOP_S = 20.0

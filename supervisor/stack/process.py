@@ -20,8 +20,8 @@ from sandbox.log import log_to_stderr
 from supervisor.config import ENVIRONMENT, PROVIDER_ENVIRONMENT, Config, StateDirectory, load, write_atomically
 from supervisor.errors import InfrastructureError
 from supervisor.stack.file import POLL_S, STOP_S, StackFile, fingerprint, listen_of
-from supervisor.store.child import bound_to_us
-from supervisor.store.embedded import EmbeddedBroker, supervisor_file
+from supervisor.store.broker.child import bound_to_us
+from supervisor.store.broker.embedded import EmbeddedBroker, supervisor_file
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""The event log behind a protocol, and who is there."""
+"""The event log, the history made from it, and the broker that keeps both."""

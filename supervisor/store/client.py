@@ -15,8 +15,8 @@ from sandbox.contract.credentials import SupervisorCredentials
 from sandbox.contract.errors import BrokerError, UsageError
 from sandbox.contract.wire import Control, Heartbeat, Progress
 from supervisor.pipeline.events import AnyEvent
-from supervisor.store.jetstream import JetStreamEventLog
-from supervisor.store.watching import watch_events
+from supervisor.store.log.jetstream import JetStreamEventLog
+from supervisor.store.log.watching import watch_events
 
 RUNS_MAX: Final = 1024
 """Subjects one direct read answers for: nats-server's own bound."""

@@ -15,7 +15,7 @@ ONLY_IMPORTERS = {
     "anthropic": ("sandbox/inside/agent/",),
 }
 PROCESS_STARTERS = {
-    "sandbox/gateway/registry_source.py": "pip and npm, asked for the index they use by themselves",
+    "sandbox/gateway/registries/source.py": "pip and npm, asked for the index they use by themselves",
     "sandbox/git/process.py": "git, with an environment built from empty",
     "sandbox/inside/loopback.py": "our own forwarder, inside the container",
     "sandbox/executor/prove/sweeper.py": "what cleans up after a proof that is killed",
@@ -24,7 +24,7 @@ PROCESS_STARTERS = {
     "supervisor/stack/client.py": "the stack",
     "sandbox/inside/sealed/oracle.py": "the product of a sealed run, in the container",
     "supervisor/stack/process.py": "the children of the stack",
-    "supervisor/store/embedded.py": "nats-server",
+    "supervisor/store/broker/embedded.py": "nats-server",
 }
 ENVIRONMENT_READERS = {
     "sandbox/executor/__main__.py": "entry of a process",

@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sandbox.contract.credentials import FILE_SUFFIX, write_credentials
-from supervisor.store.child import bound_to_us
-from supervisor.store.embedded import EmbeddedBroker, supervisor_file
+from supervisor.store.broker.child import bound_to_us
+from supervisor.store.broker.embedded import EmbeddedBroker, supervisor_file
 
 AGAIN_S = 0.2
 STOP_S = 20.0

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from supervisor.pipeline.events import AnyEvent
-from supervisor.store.event_log import EventLog, StaleWriter
+from supervisor.store.log.event_log import EventLog, StaleWriter
 from tests.fakes.wire_data import RUN, an_event, number_of, opened, take
 from tests.fakes.wires import Wire
 

@@ -16,11 +16,11 @@ from sandbox.contract.ids import job_id
 from sandbox.contract.result import Finding, Outcome, Usage
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.machine import fold
-from supervisor.store.event_log import Head
-from supervisor.store.history import Question, Sum, ask
-from supervisor.store.history_rows import AMOUNT_MAX
-from supervisor.store.history_tables import SCHEMA_VERSION, attempts, calls, findings, jobs, metadata, position, runs
-from supervisor.store.projection import BATCH, HistoryAway, Moved, Projection
+from supervisor.store.history.projection import BATCH, HistoryAway, Moved, Projection
+from supervisor.store.history.questions import Question, Sum, ask
+from supervisor.store.history.rows import AMOUNT_MAX
+from supervisor.store.history.tables import SCHEMA_VERSION, attempts, calls, findings, jobs, metadata, position, runs
+from supervisor.store.log.event_log import Head
 from tests.fakes.histories import Database, a_log_of, append, engine_of, in_file, keeping, kept, told, until_kept
 from tests.fakes.run_events import RED, RUN, Story, conflict, failed, happy, parked_on_budget, rework
 from tests.fakes.wire_data import wait_until

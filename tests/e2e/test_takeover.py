@@ -14,7 +14,7 @@ import pytest
 
 from sandbox.contract.credentials import write_credentials
 from supervisor.demo import SAMPLE_FEATURE, SAMPLE_REQUEST
-from supervisor.store.embedded import EmbeddedBroker, supervisor_file
+from supervisor.store.broker.embedded import EmbeddedBroker, supervisor_file
 from tests.e2e.line import Line, Provider
 from tests.e2e.watching import a_sample, wait_until
 from tests.fakes.repositories import run_git

@@ -11,13 +11,13 @@ from pathlib import Path
 from sandbox.bus import Connection
 from sandbox.contract.credentials import Credentials, ExecutorCredentials, SupervisorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError
-from supervisor.store.admission import admit_client, admit_executor, reload_servers
-from supervisor.store.broker_config import SYSTEM, Cluster, Server, broker_config
-from supervisor.store.certificates import ensure_certificates
-from supervisor.store.child import bound_to_us
-from supervisor.store.embedded import find_server
-from supervisor.store.listen import LOOPBACK, Listen
-from supervisor.store.site import Site
+from supervisor.store.broker.admission import admit_client, admit_executor, reload_servers
+from supervisor.store.broker.certificates import ensure_certificates
+from supervisor.store.broker.child import bound_to_us
+from supervisor.store.broker.config import SYSTEM, Cluster, Server, broker_config
+from supervisor.store.broker.embedded import find_server
+from supervisor.store.broker.listen import LOOPBACK, Listen
+from supervisor.store.broker.site import Site
 
 SERVERS = 3
 READY_S = 30.0

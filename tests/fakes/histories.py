@@ -12,8 +12,8 @@ import sqlalchemy
 from sandbox.contract.result import Usage
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.run import RunState
-from supervisor.store.history_tables import attempts, calls, findings, jobs, position, runs
-from supervisor.store.projection import Projection, keep, psycopg_url
+from supervisor.store.history.projection import Projection, keep, psycopg_url
+from supervisor.store.history.tables import attempts, calls, findings, jobs, position, runs
 from tests.fakes.memory_log import MemoryEventLog
 from tests.fakes.wire_data import wait_until
 

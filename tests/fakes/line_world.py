@@ -30,7 +30,7 @@ from supervisor.pipeline.machine import fold
 from supervisor.pipeline.run import JobState, RunState
 from supervisor.pipeline.submit import Answer, ResumeRequest, StopRequest, SubmitReply, SubmitRequest, WhyReply, WhyRequest
 from supervisor.pipeline.survey import stage_of
-from supervisor.store.event_log import EventLog
+from supervisor.store.log.event_log import EventLog
 from tests.fakes.line_driver import a_blob, an_intent, sha
 from tests.fakes.memory_bus import MemoryBroker, MemoryExecutorLink, MemorySupervisorLink
 from tests.fakes.memory_log import MemoryEventLog

@@ -8,7 +8,7 @@ from sandbox.contract.blob import BlobRef, Bucket
 from sandbox.contract.errors import AndonError, BrokerError
 from sandbox.contract.wire import Control, Heartbeat, Progress
 from supervisor.pipeline.events import AnyEvent
-from supervisor.store.event_log import EventLog
+from supervisor.store.log.event_log import EventLog
 from tests.fakes.memory_bus import MemoryBroker, MemoryLink, MemorySupervisorLink
 
 

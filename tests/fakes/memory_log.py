@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator
 
 from supervisor.pipeline.events import AnyEvent, decode, encode
-from supervisor.store.event_log import Head, StaleWriter
+from supervisor.store.log.event_log import Head, StaleWriter
 
 
 class MemoryEventLog:

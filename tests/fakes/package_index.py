@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import h11
 
 from sandbox.contract.packages import Network, Packages
-from sandbox.gateway.registry_address import Network as AddressNetwork
-from sandbox.gateway.registry_address import networks_of
-from sandbox.gateway.registry_config import Places
-from sandbox.gateway.registry_proxy import FetchReport, RegistryRoutes
-from sandbox.gateway.registry_source import PackageSource, SourceSettings, indexes_of_host
+from sandbox.gateway.registries.address import Network as AddressNetwork
+from sandbox.gateway.registries.address import networks_of
+from sandbox.gateway.registries.config import Places
+from sandbox.gateway.registries.proxy import FetchReport, RegistryRoutes
+from sandbox.gateway.registries.source import PackageSource, SourceSettings, indexes_of_host
 from tests.fakes.gateway import Gateway, open_gateway
 
 BASE = "http://127.0.0.1:8486"

@@ -21,9 +21,9 @@ from sandbox.gateway.upstream import Upstream
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.load import load_pipeline
 from supervisor.pipeline.submit import SubmitReply
+from supervisor.store.broker.embedded import EmbeddedBroker
 from supervisor.store.client import NatsFleetClient
-from supervisor.store.embedded import EmbeddedBroker
-from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.log.jetstream import JetStreamEventLog
 from tests.fakes.gateway import CALL, HASTY, KEY, POLICY
 from tests.fakes.line_world import World, a_submission
 from tests.fakes.memory_bus import MemoryBroker

@@ -7,11 +7,11 @@ from typing import Protocol
 
 from sandbox.bus import NatsExecutorLink, NatsSupervisorLink
 from sandbox.contract.wire import ExecutorLink, SupervisorLink
-from supervisor.store.admission import admit_client, admit_executor
+from supervisor.store.broker.admission import admit_client, admit_executor
+from supervisor.store.broker.embedded import EmbeddedBroker
 from supervisor.store.client import FleetClient, NatsFleetClient
-from supervisor.store.embedded import EmbeddedBroker
-from supervisor.store.event_log import EventLog
-from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.log.event_log import EventLog
+from supervisor.store.log.jetstream import JetStreamEventLog
 from tests.fakes.memory_bus import MemoryBroker, MemoryExecutorLink, MemorySupervisorLink
 from tests.fakes.memory_fleet import MemoryFleetClient
 from tests.fakes.memory_log import MemoryEventLog

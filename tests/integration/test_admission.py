@@ -13,7 +13,7 @@ import pytest
 from sandbox.bus import Connection, NatsExecutorLink, NatsSupervisorLink
 from sandbox.contract.credentials import ExecutorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError, BrokerRefused, ConfigError, UsageError
-from supervisor.store.admission import (
+from supervisor.store.broker.admission import (
     RESERVED,
     admit_client,
     admit_executor,
@@ -24,18 +24,18 @@ from supervisor.store.admission import (
     reload,
     stanza,
 )
-from supervisor.store.broker_config import ExecutorUser
+from supervisor.store.broker.config import ExecutorUser
+from supervisor.store.broker.embedded import EmbeddedBroker, find_server
+from supervisor.store.broker.listen import Listen
+from supervisor.store.broker.site import Site
 from supervisor.store.client import NatsFleetClient
-from supervisor.store.embedded import EmbeddedBroker, find_server
-from supervisor.store.listen import Listen
-from supervisor.store.site import Site
 from tests.fakes.wire_data import a_heartbeat, a_job, take, wait_until
 
 _ADMITS = """
 import asyncio, sys
 from pathlib import Path
 from sandbox.contract.credentials import write_credentials
-from supervisor.store.admission import admit_executor
+from supervisor.store.broker.admission import admit_executor
 credentials = asyncio.run(admit_executor(Path(sys.argv[1]), sys.argv[2], ("gpu",), {"arch": "arm64"}))
 write_credentials(Path(sys.argv[3]), credentials)
 """
@@ -44,7 +44,7 @@ MANY = 6
 _ADMITS_MANY = f"""
 import asyncio, sys
 from pathlib import Path
-from supervisor.store.admission import admit_executor
+from supervisor.store.broker.admission import admit_executor
 async def main():
     for number in range({MANY}):
         await admit_executor(Path(sys.argv[1]), sys.argv[2] + str(number))

@@ -15,12 +15,12 @@ from cryptography import x509
 from sandbox.bus import Connection, NatsExecutorLink, NatsSupervisorLink
 from sandbox.contract.credentials import Credentials, read_credentials
 from sandbox.contract.errors import BrokerError, BrokerRefused, ConfigError, UsageError
-from supervisor.store.admission import admit_client, admit_executor, dismiss
-from supervisor.store.certificates import AUTHORITY_DAYS, CERTIFICATE_DAYS, RENEW_DAYS, ensure_certificates
+from supervisor.store.broker.admission import admit_client, admit_executor, dismiss
+from supervisor.store.broker.certificates import AUTHORITY_DAYS, CERTIFICATE_DAYS, RENEW_DAYS, ensure_certificates
+from supervisor.store.broker.embedded import EmbeddedBroker
+from supervisor.store.broker.listen import ANY_PORT, Listen
+from supervisor.store.broker.site import Site
 from supervisor.store.client import NatsFleetClient
-from supervisor.store.embedded import EmbeddedBroker
-from supervisor.store.listen import ANY_PORT, Listen
-from supervisor.store.site import Site
 from tests.fakes.wire_data import a_heartbeat
 
 EVERYWHERE = Listen(host="0.0.0.0", port=ANY_PORT, advertise="localhost")

@@ -16,8 +16,8 @@ from sandbox.contract.credentials import ExecutorCredentials
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.wire import ClaimReply, ClaimRequest
 from supervisor.store.client import NatsFleetClient
-from supervisor.store.event_log import StaleWriter
-from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.log.event_log import StaleWriter
+from supervisor.store.log.jetstream import JetStreamEventLog
 from tests.fakes.cluster import SERVERS, NatsCluster
 from tests.fakes.paper_desk import PaperDesk
 from tests.fakes.wire_data import RUN, a_claim, a_heartbeat, a_job, a_result, an_event, grant, number_of, pay

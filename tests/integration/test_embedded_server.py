@@ -17,14 +17,14 @@ from sandbox.bus import Connection, NatsExecutorLink, NatsSupervisorLink
 from sandbox.contract.blob import input_bucket
 from sandbox.contract.credentials import SupervisorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError, BrokerRefused, ConfigError, ConflictError
-from supervisor.store.embedded import RESTARTS_MAX, EmbeddedBroker, find_server, supervisor_file
-from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.broker.embedded import RESTARTS_MAX, EmbeddedBroker, find_server, supervisor_file
+from supervisor.store.log.jetstream import JetStreamEventLog
 from tests.fakes.wire_data import RUN, a_heartbeat, a_job, a_result, an_event, number_of, opened, take, wait_until
 
 _PARENT = """
 import asyncio, sys
 from pathlib import Path
-from supervisor.store.embedded import EmbeddedBroker
+from supervisor.store.broker.embedded import EmbeddedBroker
 async def main():
     async with EmbeddedBroker.run(Path(sys.argv[1])) as broker:
         print(broker.pid, flush=True)

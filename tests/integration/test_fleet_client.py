@@ -13,11 +13,11 @@ from sandbox.contract.credentials import Credentials, write_credentials
 from supervisor.api.views import Probe
 from supervisor.bootstrap.fleet_probes import fleet_probes
 from supervisor.config import load
-from supervisor.store.admission import admit_client, admit_executor, dismiss
+from supervisor.store.broker.admission import admit_client, admit_executor, dismiss
+from supervisor.store.broker.embedded import EmbeddedBroker
+from supervisor.store.broker.listen import Listen
 from supervisor.store.client import NatsFleetClient
-from supervisor.store.embedded import EmbeddedBroker
-from supervisor.store.jetstream import JetStreamEventLog
-from supervisor.store.listen import Listen
+from supervisor.store.log.jetstream import JetStreamEventLog
 from tests.fakes import run_events
 
 

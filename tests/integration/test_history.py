@@ -13,8 +13,8 @@ from supervisor.bootstrap.history import keep_history
 from supervisor.config import Config
 from supervisor.pipeline.events import AnyEvent
 from supervisor.pipeline.fold import fold
-from supervisor.store.embedded import EmbeddedBroker
-from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.broker.embedded import EmbeddedBroker
+from supervisor.store.log.jetstream import JetStreamEventLog
 from tests.fakes.histories import Database, in_file, kept, told
 from tests.fakes.run_events import RUN, happy, rework
 from tests.fakes.wire_data import wait_until

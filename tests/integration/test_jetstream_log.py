@@ -9,9 +9,9 @@ from nats.aio.client import Client
 from sandbox.bus import ApiError, Connection, Interrupted, Message, NatsSupervisorLink
 from sandbox.bus.client import CALL_S
 from sandbox.bus.lifetimes import Tasks
-from supervisor.store.embedded import EmbeddedBroker
-from supervisor.store.event_log import StaleWriter
-from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.broker.embedded import EmbeddedBroker
+from supervisor.store.log.event_log import StaleWriter
+from supervisor.store.log.jetstream import JetStreamEventLog
 from tests.fakes.wire_data import RUN, an_event, number_of
 
 

@@ -18,12 +18,12 @@ import pytest
 
 from sandbox.bus import NatsSupervisorLink
 from sandbox.contract.errors import BrokerError
-from supervisor.store.admission import admit_executor, admitted, prepare
-from supervisor.store.child import bound_to_us
-from supervisor.store.embedded import find_server
-from supervisor.store.jetstream import JetStreamEventLog
-from supervisor.store.listen import Listen
-from supervisor.store.site import Site
+from supervisor.store.broker.admission import admit_executor, admitted, prepare
+from supervisor.store.broker.child import bound_to_us
+from supervisor.store.broker.embedded import find_server
+from supervisor.store.broker.listen import Listen
+from supervisor.store.broker.site import Site
+from supervisor.store.log.jetstream import JetStreamEventLog
 from tests.fakes.wire_data import RUN, an_event, number_of
 
 IMAGE_MIB = 384

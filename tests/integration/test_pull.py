@@ -17,7 +17,7 @@ from sandbox.bus import NatsExecutorLink, NatsSupervisorLink
 from sandbox.bus.unclaimed import UNCLAIMED_S, Unclaimed
 from sandbox.contract.credentials import write_credentials
 from sandbox.contract.wire import Delivery
-from supervisor.store.embedded import EmbeddedBroker
+from supervisor.store.broker.embedded import EmbeddedBroker
 from tests.fakes.paper_desk import PaperDesk
 from tests.fakes.wire_data import a_claim, a_job, grant, pay
 

@@ -13,8 +13,8 @@ import pytest
 from sandbox.bus import Connection, NatsSupervisorLink
 from sandbox.contract import subjects
 from sandbox.contract.errors import BrokerError
-from supervisor.store.embedded import EmbeddedBroker
-from supervisor.store.lease import Leadership
+from supervisor.store.broker.embedded import EmbeddedBroker
+from supervisor.store.log.lease import Leadership
 
 TTL_S = 3
 

@@ -26,8 +26,8 @@ from supervisor.pipeline import events as ev
 from supervisor.pipeline.fold import fold
 from supervisor.pipeline.run import RunState
 from supervisor.pipeline.submit import SubmitReply, SubmitRequest, WhyReply, WhyRequest
+from supervisor.store.broker.embedded import EmbeddedBroker, supervisor_file
 from supervisor.store.client import NatsFleetClient
-from supervisor.store.embedded import EmbeddedBroker, supervisor_file
 from tests.fakes.repositories import run_git, write_files
 
 TAKEOVER_S = 10.0

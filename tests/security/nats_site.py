@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sandbox.bus import Connection, NatsExecutorLink, NatsSupervisorLink
 from sandbox.contract.credentials import ExecutorCredentials
-from supervisor.store.embedded import EmbeddedBroker
-from supervisor.store.listen import Listen
+from supervisor.store.broker.embedded import EmbeddedBroker
+from supervisor.store.broker.listen import Listen
 
 
 @dataclass

@@ -16,8 +16,8 @@ from sandbox.bus.assets import BUCKET_BYTES_MAX
 from sandbox.contract import subjects
 from sandbox.contract.blob import input_bucket, output_bucket
 from sandbox.contract.errors import BrokerError, Rejected
-from supervisor.store.embedded import EmbeddedBroker
-from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.broker.embedded import EmbeddedBroker
+from supervisor.store.log.jetstream import JetStreamEventLog
 from tests.fakes.paper_desk import PaperDesk
 from tests.fakes.wire_data import (
     RUN,

@@ -11,11 +11,11 @@ import pytest
 from sandbox.bus import Connection, NatsExecutorLink, NatsSupervisorLink
 from sandbox.contract.blob import input_bucket
 from sandbox.contract.errors import BrokerError
-from supervisor.store.admission import admit_client, admit_executor
+from supervisor.store.broker.admission import admit_client, admit_executor
+from supervisor.store.broker.embedded import EmbeddedBroker
+from supervisor.store.broker.listen import Listen
 from supervisor.store.client import NatsFleetClient
-from supervisor.store.embedded import EmbeddedBroker
-from supervisor.store.jetstream import JetStreamEventLog
-from supervisor.store.listen import Listen
+from supervisor.store.log.jetstream import JetStreamEventLog
 from tests.fakes.paper_desk import PaperDesk
 from tests.fakes.wire_data import RUN, a_heartbeat, a_job, a_progress, an_event, grant, opened, pay, take
 

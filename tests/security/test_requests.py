@@ -17,8 +17,8 @@ from supervisor.api import http
 from supervisor.gates.spec import parse_spec
 from supervisor.pipeline.load import load_pipeline
 from supervisor.stages.agents import parse_agent
-from supervisor.store.embedded import EmbeddedBroker
-from supervisor.store.listen import Listen
+from supervisor.store.broker.embedded import EmbeddedBroker
+from supervisor.store.broker.listen import Listen
 from tests.fakes.gateway import wait_until
 from tests.leaks import children
 

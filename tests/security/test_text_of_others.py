@@ -24,7 +24,7 @@ from tests.fakes.wire_data import a_job, a_result
 from tests.unit.executor.a_host import a_host
 
 PAYLOAD_BYTES_MAX = 1 << 20
-"""What the broker takes in one message (supervisor/store/broker_config.py)."""
+"""What the broker takes in one message (supervisor/store/broker/config.py)."""
 
 
 def seen_on_a_terminal(text: str) -> list[str]:

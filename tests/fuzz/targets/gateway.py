@@ -18,9 +18,9 @@ from sandbox.gateway.meter import Meter
 from sandbox.gateway.otlp_relay import OtlpRelay
 from sandbox.gateway.policy import Policy, judge
 from sandbox.gateway.refusal import Refusal
-from sandbox.gateway.registry_npm import read_packument
-from sandbox.gateway.registry_pip import read_page
-from sandbox.gateway.registry_project import BadDocument, Project
+from sandbox.gateway.registries.npm import read_packument
+from sandbox.gateway.registries.pip import read_page
+from sandbox.gateway.registries.project import BadDocument, Project
 from sandbox.gateway.session import SOCKET_NAME, Session
 from sandbox.gateway.sse import EventSplitter
 from sandbox.gateway.strict_json import parse_strictly

@@ -25,13 +25,13 @@ from sandbox.contract.wire import BudgetReply, BudgetRequest, ClaimReply, ClaimR
 from sandbox.executor.config import ExecutorConfig, Host, Pace
 from sandbox.executor.daemon import Daemon
 from sandbox.executor.slots import SlotPool
-from sandbox.gateway.registry_source import PackageSource
+from sandbox.gateway.registries.source import PackageSource
 from sandbox.gateway.upstream import Upstream
 from sandbox.mirror import Mirror
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.telemetry import Spans
 from supervisor.delivery import snapshot
-from supervisor.store.embedded import EmbeddedBroker
+from supervisor.store.broker.embedded import EmbeddedBroker
 from tests.fakes.repositories import sample_repository
 from tests.fakes.script import Script
 from tests.fakes.scripted_model import ScriptedModel

@@ -13,7 +13,7 @@ from sandbox.contract.packages import Packages
 from sandbox.contract.result import AttemptResult, Outcome
 from sandbox.contract.scope import WriteScope
 from sandbox.executor.config import Pace
-from sandbox.gateway.registry_source import PackageSource, SourceSettings
+from sandbox.gateway.registries.source import PackageSource, SourceSettings
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.image_build import BuildNetwork
 from sandbox.runtime.images import DOCKERFILE, ensure_repository_image

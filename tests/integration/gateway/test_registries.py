@@ -17,10 +17,10 @@ import httpx2
 import pytest
 
 from sandbox.contract.packages import Packages
-from sandbox.gateway import registry_proxy, registry_source
-from sandbox.gateway.registry_address import AddressRefused, is_permitted, networks_of, permitted_address
-from sandbox.gateway.registry_config import Index, Places
-from sandbox.gateway.registry_fetch import Fetcher, Unavailable, headers_for
+from sandbox.gateway.registries import proxy, source
+from sandbox.gateway.registries.address import AddressRefused, is_permitted, networks_of, permitted_address
+from sandbox.gateway.registries.config import Index, Places
+from sandbox.gateway.registries.fetch import Fetcher, Unavailable, headers_for
 from sandbox.inside.loopback import forwarding
 from tests.fakes.gateway import wait_until
 from tests.fakes.package_index import HERE, Answer, OddIndex, an_index, packaged
@@ -301,9 +301,9 @@ async def test_messages_in_the_shape_of_names_end_soon(tmp_path: Path):
     """So many guesses are answered, then nothing is any more, not even what the index has; all are in the record."""
     async with an_index() as index, packaged(tmp_path, pip_of(index)) as it:
         offer_six(index)
-        told = [await it.get(f"/registry/pip/0/simple/secret-{number}/") for number in range(registry_proxy.UNKNOWN_MAX + 1)]
+        told = [await it.get(f"/registry/pip/0/simple/secret-{number}/") for number in range(proxy.UNKNOWN_MAX + 1)]
 
-        assert [status for status, _ in told] == [404] * registry_proxy.UNKNOWN_MAX + [403]
+        assert [status for status, _ in told] == [404] * proxy.UNKNOWN_MAX + [403]
         assert rule_of((await it.get(SIMPLE))[1]) == "bounds"
         assert any("bounds" in line for line in it.routes.fetched.refused)
 
@@ -368,7 +368,7 @@ async def test_a_file_that_is_not_the_one_the_index_names_is_neither_given_nor_k
         assert [path for path in (tmp_path / "cache").iterdir() if path.is_file()] == []
 
 
-@pytest.mark.parametrize(("size", "status"), [(registry_source.FILE_BYTES_MAX, 200), (registry_source.FILE_BYTES_MAX + 1, 502)])
+@pytest.mark.parametrize(("size", "status"), [(source.FILE_BYTES_MAX, 200), (source.FILE_BYTES_MAX + 1, 502)])
 async def test_a_file_has_a_largest_size(tmp_path: Path, size: int, status: int):
     """At the bound it is given, one byte beyond it is not."""
     data = bytes(size)

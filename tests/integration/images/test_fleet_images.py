@@ -12,7 +12,7 @@ import yaml
 from images.supervisor.prepare import main, make_ready
 from sandbox.contract.credentials import ExecutorCredentials, SupervisorCredentials, read_credentials
 from sandbox.contract.release import RELEASE
-from supervisor.store.admission import admitted
+from supervisor.store.broker.admission import admitted
 
 ROOT = Path(__file__).resolve().parents[3]
 START = ROOT / "images" / "executor" / "start.sh"

@@ -7,8 +7,8 @@ import pytest
 from sandbox.mirror import Mirror
 from supervisor.bootstrap.supervise import Place
 from supervisor.config import Config, StateDirectory
-from supervisor.store.event_log import StaleWriter
-from supervisor.store.fenced import FencedLog
+from supervisor.store.log.event_log import StaleWriter
+from supervisor.store.log.fenced import FencedLog
 from tests.fakes.memory_log import MemoryEventLog
 from tests.fakes.run_events import RUN, happy
 

@@ -7,8 +7,8 @@ import pytest
 
 from supervisor.api.run_files import files_of
 from supervisor.pipeline.events import AnyEvent, BudgetSettled
-from supervisor.store.event_log import Head
-from supervisor.store.projection import Projection
+from supervisor.store.history.projection import Projection
+from supervisor.store.log.event_log import Head
 from tests.fakes.command_line import CommandLine
 from tests.fakes.run_events import AT, RUN, Story, happy, rework
 

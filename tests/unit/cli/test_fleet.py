@@ -11,7 +11,7 @@ from sandbox.contract.credentials import ExecutorCredentials, SupervisorCredenti
 from sandbox.contract.wire import PROTOCOL_VERSION, Heartbeat
 from supervisor.api.fleet import Admitted, executor_rows
 from supervisor.cli.fleet_table import print_table
-from supervisor.store.admission import Listen, admitted, prepare
+from supervisor.store.broker.admission import Listen, admitted, prepare
 from tests.fakes.command_line import CommandLine
 
 NOW = 1_735_689_700.0

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from supervisor.pipeline.events import AnyEvent
-from supervisor.store.event_log import Head
-from supervisor.store.projection import Projection
+from supervisor.store.history.projection import Projection
+from supervisor.store.log.event_log import Head
 from tests.fakes.command_line import CommandLine
 from tests.fakes.run_events import AT, RUN, failed, happy, parked_on_budget, rework
 

@@ -7,7 +7,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.gateway.fetch_span import fetch_span
-from sandbox.gateway.registry_proxy import FetchReport
+from sandbox.gateway.registries.proxy import FetchReport
 from sandbox.telemetry import Context, Spans
 
 PARENT = Context(trace_id("01jd8m6w2x"), span_id("01jd8m6w2x/implement/1/1"))

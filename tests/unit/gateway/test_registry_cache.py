@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.gateway.registry_cache import DiskCache
+from sandbox.gateway.registries.cache import DiskCache
 
 KEYS = [f"sha256-{digit * 64}" for digit in "abcd"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.contract.errors import ConfigError
-from sandbox.gateway.registry_config import FILE_BYTES_MAX, INDEXES_MAX, Indexes, Places, read_indexes
+from sandbox.gateway.registries.config import FILE_BYTES_MAX, INDEXES_MAX, Indexes, Places, read_indexes
 
 
 @pytest.fixture

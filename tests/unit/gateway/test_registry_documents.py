@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sandbox.gateway.registry_npm import read_packument
-from sandbox.gateway.registry_pip import read_page
-from sandbox.gateway.registry_project import BadDocument, Digest
+from sandbox.gateway.registries.npm import read_packument
+from sandbox.gateway.registries.pip import read_page
+from sandbox.gateway.registries.project import BadDocument, Digest
 
 URL = "https://i.example/simple/six/"
 JSON = "application/vnd.pypi.simple.v1+json"

@@ -10,7 +10,7 @@ from sandbox.contract.wire import LEASE_DOUBT_S, BudgetRequest, ClaimReply, Clai
 from supervisor.orchestrator import Orchestrator
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.run import JobState, RunState
-from supervisor.store.event_log import StaleWriter
+from supervisor.store.log.event_log import StaleWriter
 from tests.fakes.line_world import Worker, a_result, a_submission, a_world, submit_at_once, wait_until
 from tests.fakes.memory_log import MemoryEventLog
 

@@ -1,7 +1,7 @@
 """Which package indexes this host uses, in the words of its own pip and npm: their configuration files and environment.
 
 What a person set for pip and npm on the executor's host is the whole allow-list of places (ABUSE W15). Credentials in it
-stay here; a repository's own `.npmrc` or `pip.conf` is never read. Not: what is asked for there (`registry_proxy`).
+stay here; a repository's own `.npmrc` or `pip.conf` is never read. Not: what is asked for there (`proxy`).
 """
 
 import base64
@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.packages import Ecosystem
 from sandbox.gateway.operator_network import proxy_for, trust_of
-from sandbox.gateway.registry_address import AddressRefused, checked_host
+from sandbox.gateway.registries.address import AddressRefused, checked_host
 
 FILE_BYTES_MAX = 256 << 10
 INDEXES_MAX = 8

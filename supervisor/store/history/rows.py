@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Delete, Insert, Table, Update,
 
 from sandbox.contract.result import Usage
 from supervisor.pipeline import events as ev
-from supervisor.store.history_tables import attempts, calls, findings, jobs, runs
+from supervisor.store.history.tables import attempts, calls, findings, jobs, runs
 
 TEXT_CHARS_MAX: Final = 4_000
 AMOUNT_MAX: Final = 10**15

@@ -1,6 +1,6 @@
 """Projects and files of this host's package indexes, fetched once for all attempts: kept in memory and on disk, within bounds.
 
-Not: which of them an attempt may have (`registry_proxy`).
+Not: which of them an attempt may have (`proxy`).
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from shutil import which
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from sandbox.gateway import registry_npm, registry_pip
-from sandbox.gateway.registry_address import Network
-from sandbox.gateway.registry_cache import DiskCache
-from sandbox.gateway.registry_config import Index, Indexes, Places, read_indexes
-from sandbox.gateway.registry_fetch import Fetcher, Unavailable
-from sandbox.gateway.registry_project import BadDocument, Project, ProjectFile
+from sandbox.gateway.registries import npm, pip
+from sandbox.gateway.registries.address import Network
+from sandbox.gateway.registries.cache import DiskCache
+from sandbox.gateway.registries.config import Index, Indexes, Places, read_indexes
+from sandbox.gateway.registries.fetch import Fetcher, Unavailable
+from sandbox.gateway.registries.project import BadDocument, Project, ProjectFile
 
 log = logging.getLogger(__name__)
 
@@ -137,12 +137,12 @@ class PackageSource:
     async def _asked(self, index: Index, name: str, base: str) -> tuple[int, Project]:
         is_pip = index.ecosystem == "pip"
         url = f"{index.url}/{name}/" if is_pip else f"{index.url}/{name.replace('/', '%2f')}"
-        async with self._at_once, self._fetcher.get(index, url, registry_pip.ACCEPT if is_pip else registry_npm.ACCEPT) as reply:
+        async with self._at_once, self._fetcher.get(index, url, pip.ACCEPT if is_pip else npm.ACCEPT) as reply:
             data = await reply.read(DOCUMENT_BYTES_MAX)
         try:
             if is_pip:
-                return len(data), await asyncio.to_thread(registry_pip.read_page, data, reply.content_type, reply.url, name)
-            return len(data), await asyncio.to_thread(registry_npm.read_packument, data, name, base)
+                return len(data), await asyncio.to_thread(pip.read_page, data, reply.content_type, reply.url, name)
+            return len(data), await asyncio.to_thread(npm.read_packument, data, name, base)
         except BadDocument as error:
             raise Unavailable(f"its answer is {error}") from error
 

@@ -18,9 +18,9 @@ from sandbox.bus import new_user_key, public_key
 from sandbox.contract.credentials import FILE_SUFFIX, Credentials, SupervisorCredentials, read_credentials, write_credentials, write_private
 from sandbox.contract.errors import ConfigError, ConflictError
 from sandbox.contract.model import Frozen
-from supervisor.store.broker_config import OBSERVER, SYSTEM, Accounts, ClientUser, ExecutorUser, Server, broker_config
-from supervisor.store.certificates import Certificates, ensure_certificates
-from supervisor.store.listen import ANY_PORT, Listen
+from supervisor.store.broker.certificates import Certificates, ensure_certificates
+from supervisor.store.broker.config import OBSERVER, SYSTEM, Accounts, ClientUser, ExecutorUser, Server, broker_config
+from supervisor.store.broker.listen import ANY_PORT, Listen
 
 SUPERVISOR: Final = "supervisor"
 CONFIG_FILE: Final = "nats.conf"

@@ -1,4 +1,4 @@
-"""Where a broker listens and by what name others reach it; not its configuration (`broker_config`)."""
+"""Where a broker listens and by what name others reach it; not its configuration (`config`)."""
 
 import ipaddress
 import re

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-from sandbox.gateway.registry_project import ALGORITHMS, PIP_FILE, BadDocument, Digest, Project, ProjectFile, digest_of
+from sandbox.gateway.registries.project import ALGORITHMS, PIP_FILE, BadDocument, Digest, Project, ProjectFile, digest_of
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.5, text/html;q=0.4"
 FILES_MAX = 50_000

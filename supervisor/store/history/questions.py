@@ -15,8 +15,8 @@ from sandbox.contract.model import Frozen
 from sandbox.contract.result import Usage
 from supervisor.pipeline.costs import UNKNOWN_MODEL, Call
 from supervisor.pipeline.run import State
-from supervisor.store.history_tables import SCHEMA_VERSION, attempts, calls, jobs, position, runs
-from supervisor.store.projection import ANSWER_S, HistoryAway, psycopg_url
+from supervisor.store.history.projection import ANSWER_S, HistoryAway, psycopg_url
+from supervisor.store.history.tables import SCHEMA_VERSION, attempts, calls, jobs, position, runs
 
 QUERY_S: Final = 30
 """How long a server may work on one question."""

@@ -12,7 +12,7 @@ from sandbox.bus import Connection, Interrupted, Subscription
 from sandbox.contract import subjects
 from sandbox.contract.errors import BrokerError
 from supervisor.pipeline.events import AnyEvent
-from supervisor.store.jetstream import JetStreamEventLog
+from supervisor.store.log.jetstream import JetStreamEventLog
 
 LOOK_S: Final = 2.0
 """How often a watcher looks although nothing was said: what is said may be lost."""

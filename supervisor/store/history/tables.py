@@ -1,4 +1,4 @@
-"""The tables of the history in SQL, as SQLite and PostgreSQL alike have them; not who fills them (`history_rows.py`).
+"""The tables of the history in SQL, as SQLite and PostgreSQL alike have them; not who fills them (`rows.py`).
 
 Money is integer nano-USD, times are Unix seconds of the supervisor's clock (for display, never for order). Names begin with
 `andon_`, so that a database may hold other things beside them. Nothing here is the truth: a change of the tables raises
@@ -15,7 +15,7 @@ metadata = MetaData()
 
 
 def _counters() -> list[Column[int]]:
-    """Return the columns of what a run, attempt or call used; amounts are clipped at `history_rows.AMOUNT_MAX`."""
+    """Return the columns of what a run, attempt or call used; amounts are clipped at `rows.AMOUNT_MAX`."""
     names = ("cost_nano_usd", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
     return [Column(name, BigInteger, nullable=False, server_default="0") for name in names]
 

@@ -1,7 +1,7 @@
 """One GET to a package index or to where its files are: address judged and pinned, redirects judged again, size and time bounded.
 
 Credentials go to the very origin the host's configuration has them for, and to no other. Not: what may be asked for
-(`registry_proxy`), what the answer means (`registry_pip`, `registry_npm`).
+(`proxy`), what the answer means (`pip`, `npm`).
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
 import httpx2
 
-from sandbox.gateway.registry_address import AddressRefused, Network, checked_host, literal_address, permitted_address
-from sandbox.gateway.registry_config import Index, origin_of
+from sandbox.gateway.registries.address import AddressRefused, Network, checked_host, literal_address, permitted_address
+from sandbox.gateway.registries.config import Index, origin_of
 
 REDIRECTS_MAX = 3
 FETCH_S = 240.0

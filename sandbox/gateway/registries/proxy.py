@@ -21,12 +21,12 @@ from sandbox.contract.errors import ConfigError
 from sandbox.contract.packages import Ecosystem, Fetched, Network, Packages, npm_name, pip_name
 from sandbox.gateway.connection import Exchange
 from sandbox.gateway.refusal import Refusal
-from sandbox.gateway.registry_address import AddressRefused
-from sandbox.gateway.registry_config import Index
-from sandbox.gateway.registry_environment import tool_environment
-from sandbox.gateway.registry_fetch import NotThere, Unavailable
-from sandbox.gateway.registry_project import Project, ProjectFile
-from sandbox.gateway.registry_source import PackageSource
+from sandbox.gateway.registries.address import AddressRefused
+from sandbox.gateway.registries.config import Index
+from sandbox.gateway.registries.environment import tool_environment
+from sandbox.gateway.registries.fetch import NotThere, Unavailable
+from sandbox.gateway.registries.project import Project, ProjectFile
+from sandbox.gateway.registries.source import PackageSource
 
 log = logging.getLogger(__name__)
 

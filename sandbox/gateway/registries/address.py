@@ -1,4 +1,4 @@
-"""Which addresses a package index may have: global ones, and those the operator permits; not who asks for them (`registry_fetch`).
+"""Which addresses a package index may have: global ones, and those the operator permits; not who asks for them (`fetch`).
 
 A name is resolved once and the connection goes to the address that was judged, so that a second answer of the DNS changes
 nothing (ABUSE W14).

@@ -6,7 +6,7 @@ import json
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sandbox.gateway.registry_project import ALGORITHMS, NPM_FILE, BadDocument, Digest, Project, ProjectFile, digest_of
+from sandbox.gateway.registries.project import ALGORITHMS, NPM_FILE, BadDocument, Digest, Project, ProjectFile, digest_of
 
 ACCEPT = "application/vnd.npm.install-v1+json, application/json;q=0.5"
 CONTENT_TYPE = "application/vnd.npm.install-v1+json"

@@ -11,7 +11,7 @@ from sandbox.bus import Connection, Message, Superseded
 from sandbox.contract import subjects
 from sandbox.contract.errors import BrokerError
 from supervisor.pipeline.events import AnyEvent, decode, encode
-from supervisor.store.event_log import Head, StaleWriter
+from supervisor.store.log.event_log import Head, StaleWriter
 
 BATCH: Final = 1000
 BATCH_BYTES_MAX: Final = 16 << 20

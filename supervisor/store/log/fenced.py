@@ -6,7 +6,7 @@ The log's own compare-and-swap refuses a paused old leader as soon as the new on
 from collections.abc import AsyncIterator, Callable
 
 from supervisor.pipeline.events import AnyEvent
-from supervisor.store.event_log import EventLog, Head, StaleWriter
+from supervisor.store.log.event_log import EventLog, Head, StaleWriter
 
 
 class FencedLog:

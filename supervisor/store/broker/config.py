@@ -19,8 +19,8 @@ from sandbox.contract.credentials import inbox_prefix
 from sandbox.contract.ids import ExecutorName, PoolName
 from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
-from supervisor.store.certificates import Certificates
-from supervisor.store.listen import Listen, bracketed
+from supervisor.store.broker.certificates import Certificates
+from supervisor.store.broker.listen import Listen, bracketed
 
 OBSERVER: Final = "obs"
 SYSTEM: Final = "sys"

@@ -1,4 +1,4 @@
-"""Who may connect to a broker, changed from any process of its host (DECISIONS D3, D4, G19); not what they may do (`broker_config`).
+"""Who may connect to a broker, changed from any process of its host (DECISIONS D3, D4, G19); not what they may do (`config`).
 
 A change holds the broker's directory, writes its files, and lets a running server read them again by its own request; a
 stopped one reads them at its start. A change the server does not take is taken back.
@@ -20,9 +20,9 @@ from sandbox.bus import Connection, new_user_key
 from sandbox.contract.blob import output_bucket
 from sandbox.contract.credentials import Credentials, ExecutorCredentials, SupervisorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError, UsageError
-from supervisor.store.broker_config import OBSERVER, SYSTEM, ClientUser, ExecutorUser, client_entry, executor_entry
-from supervisor.store.listen import ANY_PORT, Listen
-from supervisor.store.site import SUPERVISOR, Place, Site
+from supervisor.store.broker.config import OBSERVER, SYSTEM, ClientUser, ExecutorUser, client_entry, executor_entry
+from supervisor.store.broker.listen import ANY_PORT, Listen
+from supervisor.store.broker.site import SUPERVISOR, Place, Site
 
 __all__ = ["Listen", "admit_client", "admit_executor", "admitted", "admitted_clients", "dismiss", "prepare", "reload", "stanza"]
 

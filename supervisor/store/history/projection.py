@@ -21,9 +21,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sandbox.contract.errors import BrokerError, InfrastructureError
 from sandbox.git import in_thread
 from supervisor.pipeline.events import AnyEvent
-from supervisor.store.event_log import EventLog, Head
-from supervisor.store.history_rows import record
-from supervisor.store.history_tables import SCHEMA_VERSION, metadata, position
+from supervisor.store.history.rows import record
+from supervisor.store.history.tables import SCHEMA_VERSION, metadata, position
+from supervisor.store.log.event_log import EventLog, Head
 
 log = logging.getLogger(__name__)
 

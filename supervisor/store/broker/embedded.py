@@ -23,11 +23,11 @@ from sandbox.bus import Connection
 from sandbox.bus.lifetimes import completed
 from sandbox.contract.credentials import Credentials, ExecutorCredentials, SupervisorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError, ConfigError, ConflictError
-from supervisor.store.admission import LOCK_FILE, admit_executor, dismiss, reload
-from supervisor.store.broker_config import OBSERVER
-from supervisor.store.child import bound_to_us
-from supervisor.store.listen import ANY_PORT, Listen
-from supervisor.store.site import PORTS, SUPERVISOR, Place, Site, held
+from supervisor.store.broker.admission import LOCK_FILE, admit_executor, dismiss, reload
+from supervisor.store.broker.child import bound_to_us
+from supervisor.store.broker.config import OBSERVER
+from supervisor.store.broker.listen import ANY_PORT, Listen
+from supervisor.store.broker.site import PORTS, SUPERVISOR, Place, Site, held
 
 logger = logging.getLogger(__name__)
 

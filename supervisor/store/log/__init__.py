@@ -1,0 +1,1 @@
+"""The event log, which is the truth, and who may write it."""
