@@ -73,9 +73,13 @@ async def test_the_figures_are_prometheus_text() -> None:
 async def test_a_head_beyond_its_bound_is_refused() -> None:
     """A client cannot make the supervisor hold what it likes."""
     async with pages() as client:
-        answer = await client.get("/metrics", headers={"x-long": "y" * (40 * HEAD_BYTES_MAX)})
+        try:
+            status = (await client.get("/metrics", headers={"x-long": "y" * (40 * HEAD_BYTES_MAX)})).status_code
+        except httpx2.TransportError:  # it hung up while we were still sending, before its answer could be read
+            status = 400
+        after = await client.get("/metrics")
 
-    assert answer.status_code == 400
+    assert (status, after.status_code) == (400, 200)
 
 
 async def test_an_address_that_is_taken_is_an_error_of_the_system() -> None:

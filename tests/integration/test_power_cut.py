@@ -28,7 +28,7 @@ from tests.fakes.wire_data import RUN, an_event, number_of
 
 IMAGE_MIB = 384
 EVENTS = 120
-SYNCED = "sync_interval: always, "
+SYNCED = "sync_interval: always\n"
 
 pytestmark = pytest.mark.root
 

@@ -62,7 +62,7 @@ class Paper:
 
     async def _beat(self) -> None:
         while True:
-            await self._link.heartbeat(Heartbeat(executor="paper", release="1", pools=("default",), slots=1, busy=0, model="none"))
+            await self._link.heartbeat(Heartbeat(executor="paper", release="1", pools=("default",), slots=1, busy=0, model="live"))
             await asyncio.sleep(2)
 
     async def _asked(self, ask: Callable[[], object]) -> object:

@@ -136,7 +136,8 @@ def _write(context: Path, text: str) -> str:
 
 
 def _forget(engine: TestEngine, image: str) -> None:
-    with contextlib.closing(docker.APIClient(engine.url)) as client:
+    # Another test of this session may still build on it.
+    with contextlib.closing(docker.APIClient(engine.url)) as client, contextlib.suppress(docker.errors.APIError):
         client.remove_image(image, force=True)
 
 
