@@ -225,7 +225,9 @@ def _mapped_user(name: str) -> Iterator[None]:
 def _carried_view(state: Path) -> Iterator[None]:
     """Show /tmp through a file system that carries files and no sockets; its server stays outside, where it sees every later mount."""
     (state / "view").mkdir()
-    _as_root("bindfs", "-o", "dev,suid,allow_other", "/tmp", str(state / "view"))
+    # Without caches: a directory that is made again at once would be taken for the one that is gone.
+    options = "dev,suid,allow_other,entry_timeout=0,attr_timeout=0,negative_timeout=0"
+    _as_root("bindfs", "-o", options, "/tmp", str(state / "view"))
     try:
         yield
     finally:
