@@ -118,7 +118,10 @@ class Fetcher:
                 raise NotThere
             if response.status_code not in {301, 302, 303, 307, 308} or not location:
                 raise Unavailable(f"it answers with status {response.status_code}")
-            url = urljoin(url, location)
+            try:
+                url = urljoin(url, location)
+            except ValueError:
+                raise Unavailable("it leads to what is no address") from None
         raise Unavailable(f"more than {REDIRECTS_MAX} redirects")
 
     async def _send(self, index: Index, url: str, accept: str) -> httpx2.Response:

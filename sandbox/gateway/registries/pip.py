@@ -4,6 +4,7 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
@@ -43,14 +44,17 @@ def read_page(data: bytes, content_type: str, url: str, name: str) -> Project:
             files[f"{file.name}.metadata"] = ProjectFile(f"{file.name}.metadata", f"{file.url}.metadata", metadata)
         lines.append(_anchor(file, entry, metadata, name))
     head = '<!DOCTYPE html>\n<html><head><meta name="pypi:repository-version" content="1.0"></head><body>\n'
-    return Project((head + "".join(lines) + "</body></html>\n").encode(), CONTENT_TYPE, files)
+    return Project((head + "".join(lines) + "</body></html>\n").encode("utf-8", "replace"), CONTENT_TYPE, files)
 
 
 def _file(entry: Mapping[str, Any], base: str) -> ProjectFile | None:
     name, address = entry.get("filename"), entry.get("url")
     if not isinstance(name, str) or not isinstance(address, str) or not PIP_FILE.fullmatch(name):
         return None
-    return ProjectFile(name, urljoin(base, address), _best(entry.get("hashes")))
+    try:
+        return ProjectFile(name, urljoin(base, address), _best(entry.get("hashes")))
+    except ValueError:  # no address at all, e.g. half an IPv6 one
+        return None
 
 
 def _best(hashes: object) -> Digest | None:
@@ -110,7 +114,8 @@ class _Page(HTMLParser):
         """Take one anchor, or the base of the following ones."""
         told = {name: value or "" for name, value in attrs}
         if tag == "base" and told.get("href"):
-            self._base = urljoin(self._base, told["href"])
+            with suppress(ValueError):
+                self._base = urljoin(self._base, told["href"])
         if tag != "a" or not told.get("href"):
             return
         try:
