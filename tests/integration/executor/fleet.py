@@ -245,9 +245,9 @@ def go_on(fleet: Fleet) -> None:
     (workspace / "go").touch()
 
 
-def states_of(fleet: Fleet) -> list[str]:
+def states_of(fleet: Fleet, url: str) -> list[str]:
     """Return what the engine says of the containers that work in this fleet's slots: running, paused, exited."""
-    with contextlib.closing(docker.APIClient("unix:///var/run/docker.sock")) as client:
+    with contextlib.closing(docker.APIClient(url)) as client:
         found = client.containers(all=True, filters={"label": "andon.instance"})
         return [
             each["State"] for each in found if any(str(mount.get("Source", "")).startswith(str(fleet.state)) for mount in each["Mounts"])

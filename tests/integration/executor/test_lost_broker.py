@@ -29,6 +29,7 @@ from tests.integration.executor.fleet import (
     workspace_of,
 )
 from tests.leaks import mounts_below
+from tests.servers.engines import TestEngine
 
 pytestmark = pytest.mark.docker
 
@@ -60,7 +61,7 @@ async def stopped_at_once(fleet: Fleet, process: subprocess.Popen[bytes]) -> Non
 
 
 async def test_a_broker_that_is_away_pauses_the_container_and_its_return_finishes_the_same_attempt(
-    directory: Path, docker_runtime: DockerRuntime, agent_image: str
+    directory: Path, docker_runtime: DockerRuntime, engine: TestEngine, agent_image: str
 ):
     """Paused as the engine says, no call granted meanwhile, claimed again with the token, one attempt in all."""
     async with a_fleet(directory, WAITS) as fleet, an_executor(fleet, docker_runtime, agent_image, SHORT):
@@ -69,11 +70,11 @@ async def test_a_broker_that_is_away_pauses_the_container_and_its_return_finishe
 
         os.kill(fleet.broker.pid, signal.SIGSTOP)
         try:
-            await until(lambda: states_of(fleet) == ["paused"], "the container is paused", within_s=10)
+            await until(lambda: states_of(fleet, engine.url) == ["paused"], "the container is paused", within_s=10)
             go_on(fleet)  # what would let it finish, if it could move
             calls = len(fleet.model.log)
             await asyncio.sleep(1.5)
-            assert states_of(fleet) == ["paused"]
+            assert states_of(fleet, engine.url) == ["paused"]
             assert len(fleet.model.log) == calls
         finally:
             os.kill(fleet.broker.pid, signal.SIGCONT)
@@ -83,11 +84,11 @@ async def test_a_broker_that_is_away_pauses_the_container_and_its_return_finishe
         first, *again = [claim.token for claim in fleet.desk.claims]
         assert (first, set(again)) == (None, {fleet.desk.token}), "a claim whose answer was lost is made again"
         assert await paths_in(fleet, result)
-        await until(lambda: states_of(fleet) == [], "the container is removed")
+        await until(lambda: states_of(fleet, engine.url) == [], "the container is removed")
 
 
 async def test_an_attempt_that_is_not_granted_again_is_salvaged_and_removed(
-    directory: Path, docker_runtime: DockerRuntime, agent_image: str
+    directory: Path, docker_runtime: DockerRuntime, engine: TestEngine, agent_image: str
 ):
     """Somebody else has the job: the work is kept, the container goes, nothing runs twice."""
     async with a_fleet(directory, WAITS) as fleet, an_executor(fleet, docker_runtime, agent_image, SHORT):
@@ -97,7 +98,7 @@ async def test_an_attempt_that_is_not_granted_again_is_salvaged_and_removed(
         fleet.desk.knows_tokens = False
         os.kill(fleet.broker.pid, signal.SIGSTOP)
         try:
-            await until(lambda: states_of(fleet) == ["paused"], "the container is paused", within_s=10)
+            await until(lambda: states_of(fleet, engine.url) == ["paused"], "the container is paused", within_s=10)
         finally:
             os.kill(fleet.broker.pid, signal.SIGCONT)
         result = await fleet.result()
@@ -105,11 +106,11 @@ async def test_an_attempt_that_is_not_granted_again_is_salvaged_and_removed(
         assert result.outcome is Outcome.LOST
         assert "lease was lost" in result.reason
         assert await paths_in(fleet, result)
-        await until(lambda: states_of(fleet) == [], "the container is removed")
+        await until(lambda: states_of(fleet, engine.url) == [], "the container is removed")
 
 
 async def test_what_was_finished_while_the_broker_was_away_is_delivered_once_even_over_a_kill(
-    directory: Path, docker_runtime: DockerRuntime
+    directory: Path, docker_runtime: DockerRuntime, engine: TestEngine
 ):
     """The result and its bundle lie on disk; the next process delivers them, and the workspace is long gone."""
     del docker_runtime
@@ -137,7 +138,9 @@ async def test_what_was_finished_while_the_broker_was_away_is_delivered_once_eve
             await fleet.result(within_s=2)
 
 
-async def test_a_killed_executor_comes_back_and_salvages_what_its_agent_wrote(directory: Path, docker_runtime: DockerRuntime):
+async def test_a_killed_executor_comes_back_and_salvages_what_its_agent_wrote(
+    directory: Path, docker_runtime: DockerRuntime, engine: TestEngine
+):
     """The container is removed, the work is sealed and reported as lost, under the attempt's own token."""
     del docker_runtime
     async with a_fleet(directory, WAITS) as fleet:
@@ -146,7 +149,7 @@ async def test_a_killed_executor_comes_back_and_salvages_what_its_agent_wrote(di
             await until(lambda: has_made(fleet, "made.txt"), "the agent works")
             process.kill()
         token = fleet.desk.token
-        assert states_of(fleet) == ["running"]
+        assert states_of(fleet, engine.url) == ["running"]
 
         async with an_executor_process(fleet) as process:
             result = await fleet.result()
@@ -155,10 +158,12 @@ async def test_a_killed_executor_comes_back_and_salvages_what_its_agent_wrote(di
 
         assert (result.outcome, result.attempt, result.token) == (Outcome.LOST, 1, token)
         assert await paths_in(fleet, result)
-        assert states_of(fleet) == []
+        assert states_of(fleet, engine.url) == []
 
 
-async def test_the_first_sigterm_lets_the_job_end_and_a_second_one_salvages_it(directory: Path, docker_runtime: DockerRuntime):
+async def test_the_first_sigterm_lets_the_job_end_and_a_second_one_salvages_it(
+    directory: Path, docker_runtime: DockerRuntime, engine: TestEngine
+):
     """A service that is stopped finishes what it has; who is in a hurry asks twice."""
     del docker_runtime
     async with a_fleet(directory, WAITS) as fleet:
@@ -180,11 +185,13 @@ async def test_the_first_sigterm_lets_the_job_end_and_a_second_one_salvages_it(d
 
         assert (cut.outcome, cut.cause) == (Outcome.KILLED, "cancelled")
         assert await paths_in(fleet, cut)
-        assert states_of(fleet) == []
+        assert states_of(fleet, engine.url) == []
         assert (directory / "ex.err").read_bytes() == b""
 
 
-async def test_a_tree_outside_the_limits_is_kept_beside_the_result(directory: Path, docker_runtime: DockerRuntime, agent_image: str):
+async def test_a_tree_outside_the_limits_is_kept_beside_the_result(
+    directory: Path, docker_runtime: DockerRuntime, engine: TestEngine, agent_image: str
+):
     """It can be no commit; what the agent wrote is an archive at the broker, and the finding says so."""
     odd = single(bash("echo made > made.txt; mkfifo pipe"), submit("done"))
     async with a_fleet(directory, odd) as fleet, an_executor(fleet, docker_runtime, agent_image, SHORT):
@@ -199,7 +206,7 @@ async def test_a_tree_outside_the_limits_is_kept_beside_the_result(directory: Pa
             assert archive.getnames() == ["made.txt"]
 
 
-async def test_a_workspace_that_is_gone_is_said_to_be_lost(directory: Path, docker_runtime: DockerRuntime):
+async def test_a_workspace_that_is_gone_is_said_to_be_lost(directory: Path, docker_runtime: DockerRuntime, engine: TestEngine):
     """As after a restart of the host, whose memory it was: the attempt is reported, with what is lost, and the slot is used again."""
     del docker_runtime
     async with a_fleet(directory, WAITS) as fleet:
