@@ -23,6 +23,8 @@ from tests.servers.engines import NotHereError
 
 RECIPE = Path(__file__).parent / "jaeger" / "build.sh"
 CONFIGURATION = Path(__file__).parents[2] / "images" / "jaeger"
+_WITH_US = ("setpriv", "--pdeathsig", "TERM")
+"""It ends with the session, also with one that is killed."""
 _BUILD_S = 1_800
 _READY_S = 60
 _STOP_S = 20
@@ -95,7 +97,7 @@ def jaeger() -> Iterator[Jaeger]:
         configuration.write_text(yaml.safe_dump(_configuration(directory, *ports)))
         with (
             (directory / "log").open("wb") as log,
-            subprocess.Popen([program, "--config", configuration], stdout=log, stderr=log, cwd=directory, env={}) as process,
+            subprocess.Popen([*_WITH_US, program, "--config", configuration], stdout=log, stderr=log, cwd=directory, env={}) as process,
         ):
             SESSION_PROCESSES.add(process.pid)
             try:
