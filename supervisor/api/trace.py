@@ -134,7 +134,7 @@ class RunTrace:
             span.event("finding", {"andon.check.name": finding.check, "message": finding.message[:500]}, at=job.judged_at)
         if attempt.attempt == 1:
             self._send(run, job, span.context)
-        if attempt.ended is None or attempt.ended.result is None:
+        if attempt.ended is not None and attempt.ended.result is None and run.state not in FINAL:  # else `_finish` does
             self._reap(run, job, attempt, ended_at)
         if last and attempt.ended is not None and job.judged_at is not None:
             self._gate(run, job, span.context, min(attempt.ended.at, job.judged_at))
@@ -229,8 +229,8 @@ class RunTrace:
             self._attempts(run, job, at)
             # Whoever salvaged a dead executor's work knows nothing of its spans; of one that lived, its own are here and stay.
             for attempt in job.attempts:
-                if attempt.ended is not None and attempt.ended.outcome is Outcome.LOST:
-                    self._reap(run, job, attempt, attempt.ended.ended_at)
+                if attempt.ended is None or attempt.ended.outcome is Outcome.LOST:
+                    self._reap(run, job, attempt, attempt.ended.ended_at if attempt.ended else at)
         self._made.pop(run.run_id, None)
         result = RESULTS[run.state]
         root = self._spans.start(

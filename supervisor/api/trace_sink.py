@@ -131,8 +131,8 @@ class TraceSink:
         """Write what is new of a request to the run's file; return whether there was anything."""
         path = self._file_of(run_id)
         stored = self._spans_of(run_id, path)
-        _keep(request, lambda _, span: span.span_id.hex() not in stored)
-        ids = {span.span_id.hex() for span in _spans_in(request)}
+        ids: set[str] = set()
+        _keep(request, lambda _, span: _is_first(span.span_id.hex(), stored, ids))
         if not ids or len(stored) + len(ids) > RUN_SPANS_MAX:
             self.rejected += len(ids)
             return False
@@ -155,6 +155,14 @@ class TraceSink:
 def _is_due(service: str, span: Span, run_id: str, *, from_executor: bool) -> bool:
     is_ours = span.trace_id.hex() == trace_id(run_id)
     return is_ours and not (from_executor and (service not in EXECUTOR_SERVICES or not span.parent_span_id))
+
+
+def _is_first(span_id: str, stored: set[str], ids: set[str]) -> bool:
+    """Return whether a span is neither stored nor among `ids`, and add it to them: one request may hold it twice, too."""
+    if span_id in stored or span_id in ids:
+        return False
+    ids.add(span_id)
+    return True
 
 
 def _keep(request: ExportTraceServiceRequest, wanted: Callable[[str, Span], bool]) -> int:

@@ -132,6 +132,15 @@ def test_what_a_dead_executor_left_open_is_ended_for_it():
     assert set(below) == {program_span_id(path)}
 
 
+def test_a_lost_attempt_that_ends_a_run_is_closed_once():
+    """The run's end closes its stage and what its executor left open in one breath."""
+    story = Story().accepted().dispatched("spec").started("spec").ended("spec", outcome=Outcome.LOST)
+    trace = told(story.add(ev.RunCancelled(run_id=RUN, at=story.at, reason="stopped")).log)
+
+    assert trace.faults() == []
+    assert len(trace.named("process ")) == 1
+
+
 def test_a_program_nobody_heard_of_is_not_made_up():
     """The executor may have died before its container was there; a second attempt's spans are its own to send."""
     seen = told(lost_and_again().log)

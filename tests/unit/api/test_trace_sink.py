@@ -61,6 +61,13 @@ def test_the_same_span_is_written_and_exported_once(path: Path):
     assert len(exported) == 1
 
 
+def test_one_payload_may_hold_a_span_twice(sink: TraceSink, path: Path):
+    """The first one is kept, whoever made the second."""
+    sink.store(RUN, a_payload("process", "again", id_=span_id(f"{RUN}/spec/1/1")))
+
+    assert names_in(path) == ["process"]
+
+
 def test_a_link_to_a_span_does_not_stand_for_it(sink: TraceSink, path: Path):
     """A file with only a link to the stage must still take the stage."""
     stage = Context(trace_id(RUN), span_id(f"{RUN}/spec/1/1"))
