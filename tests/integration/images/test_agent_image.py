@@ -135,10 +135,16 @@ def _write(context: Path, text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+CONFLICT = 409
+
+
 def _forget(engine: TestEngine, image: str) -> None:
-    # Another test of this session may still build on it.
-    with contextlib.closing(docker.APIClient(engine.url)) as client, contextlib.suppress(docker.errors.APIError):
-        client.remove_image(image, force=True)
+    with contextlib.closing(docker.APIClient(engine.url)) as client:
+        try:
+            client.remove_image(image, force=True)
+        except docker.errors.APIError as error:
+            if error.status_code != CONFLICT:  # another test of this session still builds on it
+                raise
 
 
 @pytest.mark.parametrize("engine", ["debian", "current"], indirect=True)
