@@ -71,7 +71,7 @@ def _put_together(events: list[Event]) -> bytes:
 
 def _block_events(index: int, block: Any) -> list[dict[str, Any]]:
     if not isinstance(block, dict):
-        raise ValueError("a block of the reply is no object")  # noqa: TRY004
+        raise ValueError("a block of the reply is no object")  # noqa: TRY004 - as above
     start, deltas = dict(block), []
     match block.get("type"):
         case "text":

@@ -3,8 +3,7 @@
 What is not in the file because it has not ended is taken from the run's state: the run itself, and the attempts that are going on.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +11,7 @@ from typing import Any, Final
 from sandbox.contract.ids import attempt_path, span_id
 from supervisor.api.inert import inert_line
 from supervisor.api.report import duration
+from supervisor.api.span_lines import spans_of
 from supervisor.pipeline.run import JobState, RunState
 
 FILE_BYTES_MAX: Final = 256 << 20
@@ -154,26 +154,20 @@ def _order(root: Node) -> None:
 
 
 def _spans(path: Path) -> Iterator[tuple[Node, str]]:
-    """Yield the spans of a file with their parents' ids."""
-    for line in _lines(path):
+    """Yield the spans of a file with their parents' ids; one that is none is passed over."""
+    for span in spans_of(_beginning(path)):
         try:
-            yield from [_node(span) for span in _of_request(json.loads(line))]
+            yield _node(span)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
 
 
-def _lines(path: Path) -> Iterable[bytes]:
+def _beginning(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(FILE_BYTES_MAX).splitlines()
+            return file.read(FILE_BYTES_MAX)
     except FileNotFoundError:
-        return ()
-
-
-def _of_request(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for resource in request["resourceSpans"]:
-        for scope in resource["scopeSpans"]:
-            yield from scope["spans"]
+        return b""
 
 
 def _node(span: Mapping[str, Any]) -> tuple[Node, str]:

@@ -13,7 +13,7 @@ import os
 import zlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from sandbox.contract.ids import trace_id
+from supervisor.api.span_lines import spans_of
 
 log = logging.getLogger(__name__)
 
@@ -197,22 +198,14 @@ def _ids_in_file(path: Path) -> set[str]:
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         os.truncate(path, whole)
-    return {str(span["spanId"]) for span in _spans_of_lines(data[:whole])}
+    return {str(span["spanId"]) for span in spans_of(data[:whole])}
 
 
 def _spans_in_file(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        yield from _spans_of_lines(path.read_bytes())
+        yield from spans_of(path.read_bytes())
     except FileNotFoundError:
         return
-
-
-def _spans_of_lines(data: bytes) -> Iterator[dict[str, Any]]:
-    for line in data.splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # a line a bad disk made: its spans may come twice
-            for resource in json.loads(line)["resourceSpans"]:
-                for scope in resource["scopeSpans"]:
-                    yield from (span for span in scope["spans"] if "spanId" in span)
 
 
 def trace_ids_of(payload: bytes) -> set[str]:

@@ -44,7 +44,7 @@ class Finder:
         places = list(found.submodule_search_locations or ())
         if not self._policy.is_product(found.origin or (places[0] if places else "")):
             return None
-        spec = importlib.util.spec_from_loader(name, self, origin=found.origin, is_package=bool(places))  # type: ignore[arg-type]
+        spec = importlib.util.spec_from_loader(name, self, origin=found.origin, is_package=bool(places))  # type: ignore[arg-type]  # a finder is a loader, too
         if spec is not None and places:
             spec.submodule_search_locations = places
         return spec
@@ -119,9 +119,9 @@ def _enclose_commands(policy_path: str, plugins: str) -> None:
             words = ["/bin/sh", "-c", *words]
         begin(self, [*head, *words], **options)
 
-    subprocess.Popen.__init__ = enclosed  # type: ignore[method-assign]
+    subprocess.Popen.__init__ = enclosed  # type: ignore[method-assign]  # the wall itself
     setattr(subprocess, "_USE_POSIX_SPAWN", False)  # noqa: B010 - final; it would be refused below
-    multiprocessing.util.spawnv_passfds = _refuse_spawn  # type: ignore[assignment]
+    multiprocessing.util.spawnv_passfds = _refuse_spawn  # type: ignore[assignment]  # it never returns
 
 
 def _refuse_spawn(*_: Any) -> int:
