@@ -32,7 +32,7 @@ PAYLOAD_BYTES_MAX = 16 << 20
 QUEUE_PAYLOADS_MAX = 1_000
 RUN_SPANS_MAX = 100_000
 RUNS_REMEMBERED_MAX = 64
-EXECUTOR_SERVICES = frozenset({"andon-exec", "andon-gw", "andon-agent"})
+EXECUTOR_SERVICES = frozenset({"andon-exec", "andon-gw", "andon-agent", "andon-user"})
 EXPORT_TIMEOUT_S = 3.0
 STOP_S = 2.0
 
