@@ -18,7 +18,10 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from sandbox.contract.figures import FIGURE_ATTRIBUTES, FIGURE_CHARS_MAX, FIGURES_MAX, Figure, Figures
 
 Attribute = str | bool | int | float | Sequence[str]
 
@@ -31,25 +34,26 @@ PAYLOAD_BYTES_MAX = 900_000
 
 @dataclass(frozen=True)
 class Context:
-    """A place in a trace: 32 and 16 hex digits."""
+    """A place in a trace: 32 and 16 hex digits, and whether the trace is kept."""
 
     trace_id: str
     span_id: str
+    sampled: bool = True
 
     @property
     def traceparent(self) -> str:
-        """Return the W3C header, sampled."""
-        return f"00-{self.trace_id}-{self.span_id}-01"
+        """Return the W3C header."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.sampled:02x}"
 
     @classmethod
     def parse(cls, traceparent: str) -> "Context | None":
-        """Parse a W3C header; None if it is not one (flags are bits and are not looked at)."""
+        """Parse a W3C header; None if it is not one. Flags are bits, and the last one says whether the trace is kept."""
         parts = traceparent.split("-")
-        if len(parts) < 4 or len(parts[1]) != 32 or len(parts[2]) != 16:
+        if len(parts) < 4 or len(parts[1]) != 32 or len(parts[2]) != 16 or len(parts[3]) != 2:
             return None
-        if not all(c in "0123456789abcdef" for c in parts[1] + parts[2]) or not int(parts[1], 16) or not int(parts[2], 16):
+        if not all(c in "0123456789abcdef" for c in "".join(parts[1:4])) or not int(parts[1], 16) or not int(parts[2], 16):
             return None
-        return cls(parts[1], parts[2])
+        return cls(parts[1], parts[2], bool(int(parts[3], 16) & 1))
 
     def _otel(self) -> SpanContext:
         return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
@@ -105,7 +109,7 @@ class Spans:
     """The spans one service of ours makes; safe to use from several threads."""
 
     def __init__(self, service: str, release: str, resource: Mapping[str, Attribute] | None = None) -> None:
-        """Name the service (`andon-sup`, `andon-exec`, `andon-gw`, `andon-agent`) and its resource."""
+        """Name the service (`andon-sup`, `andon-exec`, `andon-gw`, `andon-agent`, `andon-user`) and its resource."""
         self._ids = _ForcedIds()
         self._kept = _PerTrace()
         # `Resource.create` reads OTEL_RESOURCE_ATTRIBUTES; merged last, so that the operator wins (TRACING.md §5).
@@ -117,6 +121,7 @@ class Spans:
             resource=ours.merge(Resource(named)),
             shutdown_on_exit=False,
             span_limits=SpanLimits(max_span_attribute_length=ATTRIBUTE_CHARS_MAX),
+            sampler=ALWAYS_ON,  # which runs are kept is decided once for each (ADR 28), not here by OTEL_TRACES_SAMPLER
         )
         provider.add_span_processor(self._kept)
         self._tracer = provider.get_tracer("andon", release)
@@ -173,6 +178,12 @@ class Spans:
         spans = self._kept.take(int(trace_id, 16))
         return list(_payloads(spans)) if spans else []
 
+    def measure(self, trace_id: str) -> list[bytes]:
+        """Return and forget the ended spans of one trace as what metrics need of them: `Figures` as JSON, each of one message's size."""
+        taken = [_figure(span) for span in self._kept.take(int(trace_id, 16))]
+        parts = (taken[start : start + FIGURES_MAX] for start in range(0, len(taken), FIGURES_MAX))
+        return [Figures(figures=tuple(part)).model_dump_json().encode() for part in parts]
+
 
 def _payloads(spans: Sequence[ReadableSpan]) -> Iterator[bytes]:
     raw = encode_spans(spans).SerializeToString()
@@ -182,6 +193,14 @@ def _payloads(spans: Sequence[ReadableSpan]) -> Iterator[bytes]:
     middle = len(spans) // 2
     yield from _payloads(spans[:middle])
     yield from _payloads(spans[middle:])
+
+
+def _figure(span: ReadableSpan) -> Figure:
+    given = span.attributes or {}
+    told = {key: value for key in FIGURE_ATTRIBUTES if isinstance(value := given.get(key), str | bool | int | float)}
+    short = {key: value[:FIGURE_CHARS_MAX] if isinstance(value, str) else value for key, value in told.items()}
+    nanoseconds = (span.end_time or 0) - (span.start_time or 0)
+    return Figure(name=span.name[:FIGURE_CHARS_MAX], seconds=max(0, nanoseconds) / 1e9, attributes=short)
 
 
 def _encodable(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:

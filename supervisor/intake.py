@@ -64,6 +64,7 @@ class Intake:
         hosts_wait_s: float = HOSTS_WAIT_S,
         clock: Callable[[], float] = time.time,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
+        is_sampled: Callable[[str], bool] = lambda _trace_id: True,
     ) -> None:
         """Make an intake.
 
@@ -77,6 +78,7 @@ class Intake:
             hosts_wait_s: How long a pipeline that asks for special hosts waits for the first of a pool to appear.
             clock: Unix seconds.
             entropy: Random bytes, for run ids and slugs.
+            is_sampled: Whether the spans of the run with this trace id are kept.
         """
         self._mirror = mirror
         self._link = link
@@ -87,6 +89,7 @@ class Intake:
         self._hosts_wait_s = hosts_wait_s
         self._clock = clock
         self._entropy = entropy
+        self._is_sampled = is_sampled
 
     async def accept(self, request: SubmitRequest, taken: Collection[str]) -> Accepted:
         """Return the event that opens the run.
@@ -139,6 +142,7 @@ class Intake:
             intent=intent,
             pipeline=pipeline,
             trace_id=trace_id(run),
+            sampled=self._is_sampled(trace_id(run)),
             traceparent_of_caller=caller,
             request_id=request.request_id,
         )

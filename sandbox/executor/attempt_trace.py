@@ -7,6 +7,7 @@ have derived ids, so that the supervisor can end them for an executor that died 
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from opentelemetry.trace import SpanKind
@@ -138,7 +139,7 @@ class AttemptTrace:
             self._program = span
             self._relay = OtlpRelay(self._host.agent_spans, span.context, begun, time.time, {"container.id": box.container_id})
             try:
-                yield span.context.traceparent
+                yield replace(span.context, sampled=self._parent is None or self._parent.sampled).traceparent
             finally:
                 self._ran = (begun, time.time())
                 dropped = session.dropped
@@ -215,8 +216,13 @@ class AttemptTrace:
         return self.ended()
 
     def ended(self) -> list[bytes]:
-        """Return what has ended since the last time as gzip OTLP requests; the supervisor ends what is open, should we die."""
+        """Return what has ended since the last time as gzip OTLP requests; the supervisor ends what is open, should we die.
+
+        Of a run that is not sampled no span leaves this process: metrics get the durations (`contract.figures`).
+        """
         if self._parent is None:
             return []
         services = (self._host.exec_spans, self._host.gateway_spans, self._host.agent_spans)
+        if not self._parent.sampled:
+            return [figures for spans in services for figures in spans.measure(self._parent.trace_id)]
         return [payload for spans in services for payload in spans.drain(self._parent.trace_id)]

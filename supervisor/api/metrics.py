@@ -4,14 +4,14 @@ Counters begin at zero with each supervisor, as Prometheus expects. A span comes
 label has a bounded number of values, further ones are counted as `other`. No label names a run, a feature, a container or a host.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
+from sandbox.contract.figures import Figures
 from sandbox.contract.result import Outcome
 from sandbox.contract.wire import Heartbeat
 from supervisor.api.trace import RESULTS
@@ -119,6 +119,8 @@ class Metrics:
                 self._settled(run, event)
             case AttemptEnded():
                 self._ended(run.jobs[event.job_id], event)
+                if event.outcome is Outcome.LOST and not run.sampled:  # of others there is a span of it (`RunTrace._reap`)
+                    self._processing.observe(event.ended_at - event.started_at, "executor_lost")
             case JobJudged():
                 self._judged(run.jobs[event.job_id], event)
             case _:
@@ -131,7 +133,13 @@ class Metrics:
         for resource in request.resource_spans:
             for scope in resource.scope_spans:
                 for span in scope.spans:
-                    self._span(span)
+                    seconds = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
+                    self._span(span.name, seconds, {each.key: _value(each.value) for each in span.attributes})
+
+    def measure(self, figures: Figures) -> None:
+        """Take what spans of runs that are not sampled would have told."""
+        for each in figures.figures:
+            self._span(each.name, each.seconds, each.attributes)
 
     def text(self, runs: Iterable[RunState], executors: Sequence[Heartbeat], rejected: int) -> bytes:
         """Return everything in Prometheus's text format.
@@ -185,10 +193,9 @@ class Metrics:
 
     # Spans
 
-    def _span(self, span: Span) -> None:
-        kind, _, rest = span.name.partition(" ")
-        seconds = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
-        said = {each.key: _value(each.value) for each in span.attributes}
+    def _span(self, name: str, seconds: float, said: Mapping[str, Any]) -> None:
+        """Take one span; every attribute read here has to be in `FIGURE_ATTRIBUTES`."""
+        kind, _, rest = name.partition(" ")
         error = str(said.get("error.type", ""))
         if kind == "chat":
             model = str(said.get("gen_ai.request.model", UNKNOWN_MODEL))
@@ -204,7 +211,7 @@ class Metrics:
             self._processing.observe(seconds, error)
         elif kind == "check":
             self._checks.count(1, rest, "true" if said.get("process.exit.code") == 0 else "false")
-        elif span.name == "container remove" and said.get("andon.container.oom_killed"):
+        elif name == "container remove" and said.get("andon.container.oom_killed"):
             self._oom_kills.count(1)
 
     # The figures

@@ -55,7 +55,9 @@ class RunTrace:
         """Paths of the attempts whose spans are made, by run, until the run ends: saves making them again."""
 
     def follow(self, run: RunState, event: AnyEvent) -> None:
-        """Take one event, `run` being the state after it."""
+        """Take one event, `run` being the state after it; a run that is not sampled leaves no spans."""
+        if not run.sampled:
+            return
         match event:
             case RunAccepted():
                 self._instant(run, f"RUN {run.pipeline.name} (started)", event, _identity(run), Context.parse(event.traceparent_of_caller))

@@ -24,7 +24,7 @@ from supervisor.api.trace_sink import TraceSink, exporter, trace_ids_of
 from supervisor.bootstrap.history import keep_history
 from supervisor.bootstrap.witness import Witness
 from supervisor.briefing import Bundler
-from supervisor.config import Config, StateDirectory
+from supervisor.config import Config, StateDirectory, is_sampled
 from supervisor.dispatch import Dispatcher, JobQueue
 from supervisor.gates.spec import parse_spec
 from supervisor.intake import Intake
@@ -175,7 +175,15 @@ def _ports(place: Place, events: EventLog, link: NatsSupervisorLink, observe: Ca
     return Ports(
         log=events,
         link=link,
-        intake=Intake(mirror, link, shipped_prices(), models=models, strict=place.config.strict, check_spec=parse_spec),
+        intake=Intake(
+            mirror,
+            link,
+            shipped_prices(),
+            models=models,
+            strict=place.config.strict,
+            check_spec=parse_spec,
+            is_sampled=lambda trace: is_sampled(trace, place.config.telemetry),
+        ),
         dispatcher=Dispatcher(mirror, link, Bundler(mirror, link), models=models),
         queue=JobQueue(link),
         integrator=integrator,

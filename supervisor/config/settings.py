@@ -52,7 +52,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
 }
 """The environment's name of each key; standard names are honoured, not reinvented."""
 
-ENVIRONMENT_ONLY = frozenset({"traceparent", "no_color", "ci", "provider"})
+ENVIRONMENT_ONLY = frozenset({"traceparent", "no_color", "ci", "provider", "telemetry"})
 """Keys that describe this one process, so that a file may not set them."""
 
 PROVIDER_ENVIRONMENT = (
@@ -72,6 +72,19 @@ PROVIDER_ENVIRONMENT = (
     "REQUESTS_CA_BUNDLE",
 )
 """What the gateway's upstream is made from (DECISIONS D10, D14); the values never leave this host."""
+
+_OTLP = ("HEADERS", "TIMEOUT", "COMPRESSION", "PROTOCOL", "CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+TELEMETRY_ENVIRONMENT = (
+    "OTEL_SDK_DISABLED",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    *(f"OTEL_EXPORTER_OTLP_{name}" for name in _OTLP),
+    *(f"OTEL_EXPORTER_OTLP_TRACES_{name}" for name in _OTLP),
+)
+"""OpenTelemetry's own names that decide which runs are traced and where their spans go; the headers may hold a key."""
 
 
 def parse_usd(value: object) -> Decimal:
@@ -145,6 +158,8 @@ class Config(Frozen):
     """No live display: plain lines, also on a terminal."""
     provider: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
     """The names of `PROVIDER_ENVIRONMENT` that are set; never printed, logged or stored."""
+    telemetry: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
+    """The names of `TELEMETRY_ENVIRONMENT` that are set, the endpoint also from the file; never logged or stored."""
     origins: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
     """Where each value came from, e.g. `environment NATS_URL`."""
 
@@ -164,6 +179,11 @@ class Config(Frozen):
         return hashlib.sha256(b"andon.provider\0" + json.dumps(self.provider, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
+    def telemetry_fingerprint(self) -> str:
+        """Return a digest that differs when what is traced, or where to, does; it does not reveal a header."""
+        return hashlib.sha256(b"andon.telemetry\0" + json.dumps(self.telemetry, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
     def budget_nano_usd(self) -> int:
         """Return the budget in integer nano-USD."""
         return nano_usd(self.budget_usd)
@@ -180,6 +200,10 @@ class Config(Frozen):
             if name in self.provider:
                 secret = name in {"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"}
                 shown.append((name, "set" if secret else _without_userinfo(self.provider[name]), f"environment {name}"))
+        for name in TELEMETRY_ENVIRONMENT:
+            if name in self.telemetry and name not in ENVIRONMENT["otlp_endpoint"]:
+                value = "set" if name.endswith("_HEADERS") else _without_userinfo(self.telemetry[name])
+                shown.append((name, value, f"environment {name}"))
         return shown
 
 
@@ -208,8 +232,11 @@ def load(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] |
         if value is not None:
             values[key], origins[key] = value, f"flag --{key.removesuffix('_usd').replace('_', '-')}"
     provider = {name: environ[name] for name in PROVIDER_ENVIRONMENT if environ.get(name)}
+    telemetry = {name: environ[name] for name in TELEMETRY_ENVIRONMENT if environ.get(name)}
+    if values.get("otlp_endpoint"):
+        telemetry["OTEL_EXPORTER_OTLP_ENDPOINT"] = str(values["otlp_endpoint"])
     try:
-        config = Config(**{**values, "provider": provider, "origins": origins})
+        config = Config(**{**values, "provider": provider, "telemetry": telemetry, "origins": origins})
     except ValidationError as error:
         raise _explained(error, origins) from None
     if not config.state_directory.is_absolute():

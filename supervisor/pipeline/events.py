@@ -70,6 +70,8 @@ class RunAccepted(Event):
     intent: Intent
     pipeline: Pipeline
     trace_id: str
+    sampled: bool = True
+    """Whether the run's spans are kept; decided here, once (OTEL_TRACES_SAMPLER), for whoever takes part."""
     traceparent_of_caller: str = ""
     request_id: str = ""
     """What the submission called itself: the same one again is answered with this run."""

@@ -54,6 +54,7 @@ def _accepted(event: ev.RunAccepted) -> RunState:
         intent=event.intent,
         pipeline=event.pipeline,
         trace_id=event.trace_id,
+        sampled=event.sampled,
         request_id=event.request_id,
         accepted_at=event.at,
         seq=event.seq,

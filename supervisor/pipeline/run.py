@@ -114,6 +114,8 @@ class RunState(Frozen):
     intent: Intent
     pipeline: Pipeline
     trace_id: str
+    sampled: bool = True
+    """Whether the run's spans are kept."""
     request_id: str = ""
     accepted_at: float
     seq: int

@@ -35,7 +35,7 @@ class StackFile(Frozen):
 def fingerprint(config: Config) -> str:
     """Return what must be equal for a run to use a running stack (DECISIONS D14)."""
     models = hashlib.sha256(repr((sorted(config.models.items()), config.database_url)).encode()).hexdigest()[:8]
-    return f"{config.provider_fingerprint}-{config.docker_host or ''}-{config.otlp_endpoint or ''}-{config.slots}-{models}"
+    return f"{config.provider_fingerprint}-{config.docker_host or ''}-{config.telemetry_fingerprint}-{config.slots}-{models}"
 
 
 def listen_of(config: Config) -> Listen | None:

@@ -263,3 +263,19 @@ async def test_a_host_that_only_starts_is_waited_for_and_a_pool_without_any_is_n
         await host.heartbeat(life_sign())
         with pytest.raises(UsageError, match="ex1 has runc"):
             await asking
+
+
+async def test_whether_a_run_is_traced_is_decided_by_its_trace_id_and_is_in_its_first_event(bench: Bench):
+    """Once, for everybody who takes part, and for whoever goes on with the run."""
+    asked: list[str] = []
+
+    def refuse(trace: str) -> bool:
+        asked.append(trace)
+        return False
+
+    kept = await bench.intake.accept(await bench.submission(), ())
+    other = Intake(bench.mirror, bench.link, shipped_prices(), is_sampled=refuse)
+    dropped = await other.accept(await bench.submission(), ())
+
+    assert (kept.event.sampled, dropped.event.sampled) == (True, False)
+    assert asked == [dropped.event.trace_id]

@@ -1,12 +1,15 @@
 """Spans are kept per trace, with derived ids where they must survive a crash."""
 
 import gzip
+import json
 import secrets
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from sandbox.contract import ids
-from sandbox.telemetry import Context, Spans
+from sandbox.contract.figures import FIGURE_ATTRIBUTES, FIGURES_MAX, Figures
+from sandbox.telemetry import PAYLOAD_BYTES_MAX, Attribute, Context, Spans
 
 RUN = "0123456789"
 TRACE = ids.trace_id(RUN)
@@ -55,6 +58,66 @@ def test_a_traceparent_is_parsed_whatever_its_flags_and_refused_when_it_is_not_o
     assert Context.parse(context.traceparent.removesuffix("01") + "03") == context
     for bad in ("", "00-zz-yy-01", f"00-{'0' * 32}-{ids.span_id('x')}-01", "garbage"):
         assert Context.parse(bad) is None
+
+
+def test_whether_a_trace_is_kept_is_the_last_bit_of_its_flags():
+    """Whoever takes part reads it there; the other bits are others' matter."""
+    context = Context(TRACE, ids.span_id("x"), sampled=False)
+
+    assert context.traceparent.endswith("-00")
+    for flags, kept in (("00", False), ("01", True), ("02", False), ("03", True), ("ff", True)):
+        parsed = Context.parse(context.traceparent.removesuffix("00") + flags)
+        assert parsed is not None
+        assert parsed.sampled is kept
+    for bad in ("zz", "0", ""):
+        assert Context.parse(context.traceparent.removesuffix("00") + bad) is None
+
+
+def test_ended_spans_can_be_measured_instead_of_told():
+    """Name, seconds and what metrics read: no id, no time, no other attribute, whatever its length."""
+    spans = Spans("andon-gw", "1")
+    told: dict[str, Attribute] = {
+        "gen_ai.request.model": "m" * 200,
+        "gen_ai.response.time_to_first_chunk": 0.5,
+        "gen_ai.response.id": "msg_1",
+    }
+    spans.start("chat m", trace_id=TRACE, parent=ids.span_id(RUN), start=1.0, attributes=told).end(3.5, error_type="timeout")
+
+    (payload,) = spans.measure(TRACE)
+
+    assert json.loads(payload) == {
+        "figures": [
+            {
+                "name": "chat m",
+                "seconds": 2.5,
+                "attributes": {"error.type": "timeout", "gen_ai.request.model": "m" * 80, "gen_ai.response.time_to_first_chunk": 0.5},
+            }
+        ]
+    }
+    assert spans.drain(TRACE) == spans.measure(TRACE) == []
+
+
+@pytest.mark.parametrize(("ended", "sizes"), [(FIGURES_MAX, [FIGURES_MAX]), (FIGURES_MAX + 1, [FIGURES_MAX, 1])])
+def test_figures_fit_into_messages(ended: int, sizes: list[int]):
+    """Each stays below what a message may be, however long the names are."""
+    spans = Spans("andon-agent", "1")
+    told: dict[str, Attribute] = dict.fromkeys(FIGURE_ATTRIBUTES, "y" * 200)
+    for _ in range(ended):
+        spans.start("x" * 200, trace_id=TRACE, parent=ids.span_id(RUN), attributes=told).end()
+
+    payloads = spans.measure(TRACE)
+
+    assert [len(Figures.model_validate_json(payload).figures) for payload in payloads] == sizes
+    assert max(map(len, payloads)) < PAYLOAD_BYTES_MAX
+
+
+def test_no_sampler_of_this_process_loses_a_span(monkeypatch: pytest.MonkeyPatch):
+    """OTEL_TRACES_SAMPLER is for the supervisor, once for each run: a host must not have its own opinion of one."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    spans = Spans("andon-exec", "1")
+    spans.start("x", trace_id=TRACE, parent=None).end()
+
+    assert len(spans_in(*spans.drain(TRACE))) == 1
 
 
 def test_a_large_trace_is_drained_in_messages_the_bus_takes():

@@ -1,5 +1,6 @@
 """What `/metrics` says of events and spans, read back by Prometheus's own parser."""
 
+import gzip
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,13 +8,16 @@ from pathlib import Path
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sandbox.contract.figures import Figures
+from sandbox.contract.ids import span_id, trace_id
 from sandbox.contract.result import Outcome
 from sandbox.contract.wire import Heartbeat
+from sandbox.telemetry import Attribute, Spans
 from supervisor.api.metrics import LABEL_VALUES_MAX, OTHER, Metrics
 from supervisor.pipeline.events import AnyEvent
 from supervisor.pipeline.fold import apply
 from supervisor.pipeline.run import FINAL, RunState
-from tests.fakes.run_events import Story, failed, happy, rework, until_implement
+from tests.fakes.run_events import RUN, Story, failed, happy, rework, until_implement
 
 MODEL = "claude-sonnet-5-5"
 ROOT = Path(__file__).parents[3]
@@ -143,6 +147,36 @@ def test_ended_spans_give_the_times_of_calls_tools_and_checks() -> None:
     assert said["gen_ai_invoke_agent_duration_seconds_sum,error_type=,gen_ai_agent_name=spec"] == 9
     assert said["andon_check_results_total,andon_check_name=tests,passed=false"] == 1
     assert said["andon_container_oom_kills_total"] == 1
+
+
+def test_a_run_that_is_not_sampled_tells_metrics_the_same() -> None:
+    """Its executors send figures instead of spans: every sample is equal."""
+    made = Spans("andon-exec", "1")
+    names = (f"chat {MODEL}", "execute_tool bash", "invoke_agent spec", "process andon.job.default", "check tests", "container remove")
+    whole: dict[str, Attribute] = {"gen_ai.request.model": MODEL, "gen_ai.response.time_to_first_chunk": 0.5, "process.exit.code": 0}
+    whole |= {"andon.container.oom_killed": True, "error.type": "timeout", "gen_ai.usage.input_tokens": 7}
+
+    def told_by(sampled: bool) -> dict[str, float]:
+        for number, name in enumerate(names):
+            made.start(name, trace_id=trace_id(RUN), parent=span_id(RUN), start=1.0, attributes=whole).end(2.5 + number)
+        metrics = Metrics()
+        if sampled:
+            metrics.see(ExportTraceServiceRequest.FromString(gzip.decompress(*made.drain(trace_id(RUN)))))
+        else:
+            metrics.measure(Figures.model_validate_json(*made.measure(trace_id(RUN))))
+        return told([], metrics=metrics)
+
+    assert told_by(sampled=False) == told_by(sampled=True) != told([])
+
+
+def test_the_time_of_a_lost_attempt_counts_also_without_its_span() -> None:
+    """A sampled run's supervisor makes the span of it, and that is counted."""
+    story = Story().accepted().dispatched("spec").started("spec").ended("spec", outcome=Outcome.LOST)
+    unsampled = [story.log[0].model_copy(update={"sampled": False}), *story.log[1:]]
+
+    lost = "messaging_process_duration_seconds_count,error_type=executor_lost"
+    assert told([unsampled])[lost] == 1
+    assert lost not in told([story.log])
 
 
 def test_a_flood_of_names_ends_in_other() -> None:

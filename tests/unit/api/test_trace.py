@@ -198,3 +198,12 @@ def test_a_callers_own_trace_is_linked_and_does_not_take_the_run_over():
 
     assert trace.faults() == []
     assert trace.named("RUN feature (started)")[0].links == ("b" * 16,)
+
+
+def test_a_run_that_is_not_sampled_leaves_no_span():
+    """Neither the announcement nor the root nor anything between them, on any way a run may go."""
+    for log in (happy(), failed(), rework(), conflict()):
+        accepted = log[0].model_copy(update={"sampled": False})
+
+        assert told([accepted, *log[1:]]).spans == []
+        assert told(log).spans

@@ -123,7 +123,7 @@ def test_the_state_directory_follows_the_xdg_rules() -> None:
 
 def test_every_key_has_a_name_in_the_environment() -> None:
     """What the documentation promises: every option can be given by the environment."""
-    assert set(ENVIRONMENT) == set(Config.model_fields) - {"provider", "origins"}
+    assert set(ENVIRONMENT) == set(Config.model_fields) - {"provider", "telemetry", "origins"}
 
 
 def test_models_are_mapped_by_file_or_environment(tmp_path: Path) -> None:
@@ -166,3 +166,28 @@ def test_a_repository_has_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     assert (config.budget_nano_usd, config.nats_url) == (50 * 10**9, None)
     assert config.provider == {"ANTHROPIC_API_KEY": "sk-canary"}
+
+
+def test_the_standard_names_of_tracing_are_read_and_headers_are_not_shown(tmp_path: Path) -> None:
+    """They may hold a key; an endpoint may come from the file, too, and another environment needs another stack."""
+    file = tmp_path / "config.yaml"
+    file.write_text("otlp_endpoint: http://collector:4318\n")
+    environ = {
+        "ANDON_CONFIG": str(file),
+        "HOME": str(tmp_path),
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-key=secret",
+        "OTEL_TRACES_SAMPLER": "always_off",
+    }
+
+    config = load(environ=environ)
+
+    assert config.telemetry == {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-key=secret",
+        "OTEL_TRACES_SAMPLER": "always_off",
+    }
+    shown = {key: value for key, value, _ in config.rows()}
+    assert (shown["OTEL_EXPORTER_OTLP_HEADERS"], shown["OTEL_TRACES_SAMPLER"]) == ("set", "always_off")
+    assert "secret" not in str(config.rows()) + repr(config)
+    others = [load(environ={**environ, name: "x"}) for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_SDK_DISABLED")]
+    assert len({each.telemetry_fingerprint for each in (config, *others)}) == 3

@@ -1,10 +1,12 @@
 """Spans of an attempt leave while it goes on, so that they outlive its executor, and none is lost while the broker is away."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from sandbox.contract.errors import BrokerError
+from sandbox.contract.figures import Figures
 from sandbox.contract.ids import attempt_path, process_span_id, span_id, trace_id
 from sandbox.contract.result import Outcome
 from sandbox.contract.wire import ClaimReply, Delivery
@@ -107,3 +109,19 @@ async def test_what_waits_is_bounded(tmp_path: Path):
     assert len(broker.telemetry) == UNSENT_PAYLOADS_MAX
     assert "step 0" not in kept
     assert f"step {UNSENT_PAYLOADS_MAX + 4}" in kept
+
+
+async def test_of_a_run_that_is_not_sampled_no_span_leaves(tmp_path: Path):
+    """The program inside is told so; metrics get the durations."""
+    broker = MemoryBroker()
+    link = Flaky(broker, "ex1", ("default",))
+    grant = GRANT.model_copy(update={"traceparent": replace(PARENT, sampled=False).traceparent})
+    async with a_host(tmp_path, link) as host:
+        account = Account(host, DELIVERY, grant, host.slots.slots[0])
+        with account.trace.processing(), account.trace.span("workspace prepare"):
+            pass
+        await account.result(Ending(Outcome.SUBMITTED))
+
+    told = [each for payload in broker.telemetry for each in Figures.model_validate_json(payload).figures]
+    assert [each.name for each in told] == ["workspace prepare", "process andon.job.default"]
+    assert all(each.seconds > 0 for each in told)
