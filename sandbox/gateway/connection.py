@@ -100,7 +100,8 @@ class Connection:
 
     def close(self) -> None:
         """Drop the connection now; what is being answered goes on without its client."""
-        self._writer.transport.abort()
+        with suppress(AttributeError):  # what asyncio says of a transport that has sent its last bytes and is gone (CPython 3.11)
+            self._writer.transport.abort()
 
     async def wait_closed(self) -> None:
         """Close the connection, flushing what was written, for at most two seconds."""
@@ -109,7 +110,7 @@ class Connection:
                 await self._linger()
                 self._writer.close()
                 await self._writer.wait_closed()
-        self._writer.transport.abort()
+        self.close()
 
     async def _linger(self) -> None:
         """After a reply to a request that was not read, swallow what still comes: a reset would take the reply with it."""
