@@ -27,10 +27,11 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
     deadline = time.monotonic() + grant.wall_left_s
     try:
         with account.trace.processing():
-            async with account.trace.timed("workspace prepare", prepared(host, job, slot)) as inputs:
-                image = await host.image_of(job)
+            async with account.trace.timed("workspace prepare", prepared(host, job, slot), "workspace remove") as inputs:
+                with account.trace.span("image resolve"):
+                    image = await host.image_of(job)
                 async with (
-                    gateway(host, job, grant, slot, account, image) as session,
+                    account.trace.timed("gateway open", gateway(host, job, grant, slot, account, image), "gateway close") as session,
                     running_sandbox(host, job, slot, image, account) as box,
                     held_lease(host, delivery, grant, box, session, account) as lease,
                     remembered(host, slot, delivery, grant, inputs.manifest, box) as note,

@@ -5,7 +5,7 @@ have derived ids, so that the supervisor can end them for an executor that died 
 """
 
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -24,7 +24,7 @@ from sandbox.gateway.otlp_relay import OtlpRelay
 from sandbox.gateway.registries.proxy import FetchReport
 from sandbox.gateway.session import Session
 from sandbox.gateway.tally import CallReport
-from sandbox.runtime.container_spec import Exit, Sandbox
+from sandbox.runtime.container_spec import Exit, OnStep, Sandbox, Step, unheard
 from sandbox.telemetry import Attribute, Context, OpenSpan
 
 _T = TypeVar("_T")
@@ -47,6 +47,8 @@ class AttemptTrace:
         self._relay: OtlpRelay | None = None
         self._ran = (started_at, started_at)
         """When the program inside began and ended."""
+        self._booted_at = started_at
+        self._exit: Exit | None = None
 
     @contextmanager
     def processing(self) -> Iterator[None]:
@@ -104,16 +106,40 @@ class AttemptTrace:
             yield span
 
     @asynccontextmanager
-    async def timed(self, name: str, lifetime: AbstractAsyncContextManager[_T]) -> AsyncIterator[_T]:
-        """Enter a lifetime inside a span of that name; the span ends when it is entered."""
-        async with AsyncExitStack() as stack:
-            with self.span(name):
-                value = await stack.enter_async_context(lifetime)
-            yield value
+    async def timed(self, entering: str, lifetime: AbstractAsyncContextManager[_T], leaving: str) -> AsyncIterator[_T]:
+        """Enter a lifetime inside a span of the one name, and leave it inside one of the other."""
+        async with AsyncExitStack() as entered:
+            with self.span(entering):
+                value = await entered.enter_async_context(lifetime)
+            stack = entered.pop_all()
+        left_at = 0.0
+        try:
+            async with stack:
+                try:
+                    yield value
+                finally:
+                    left_at = time.time()
+        finally:
+            self._past(leaving, self._process, left_at, time.time())
+
+    def _past(self, name: str, parent: OpenSpan | None, start: float, end: float) -> None:
+        """Make a span of what is over; without a parent, none."""
+        if parent is not None:
+            self._below(parent, name, start).end(max(start, end))
+
+    def _below(
+        self, parent: OpenSpan, name: str, start: float | None = None, attributes: Mapping[str, Attribute] | None = None
+    ) -> OpenSpan:
+        of = parent.context
+        return self._host.exec_spans.start(name, trace_id=of.trace_id, parent=of.span_id, start=start, attributes=attributes)
 
     @contextmanager
-    def starting(self, image: str) -> Iterator[OpenSpan | None]:
-        """Run a block as the start of the container."""
+    def starting(self, image: str) -> Iterator[OnStep]:
+        """Run a block as the creation and then the start of the container; each step has to be told to what this yields."""
+        process = self._process
+        if process is None:
+            yield unheard
+            return
         limits = self._job.limits
         attributes: dict[str, Attribute] = {
             "container.image.id": image,
@@ -123,8 +149,19 @@ class AttemptTrace:
             "andon.sandbox.cpus": limits.cpus,
             "andon.sandbox.pids_max": limits.pids_max,
         }
-        with self.span("container start", attributes) as span:
-            yield span
+        steps = _Steps(lambda name, container: self._below(process, name, None, attributes | container))
+        try:
+            yield steps.take
+        except BaseException as error:
+            steps.end(type(error).__name__)
+            raise
+        steps.end()
+
+    @contextmanager
+    def removing(self, box: Sandbox) -> Iterator[None]:
+        """Run a block as the removal of the container; it says how the container ended, if that is known."""
+        with self.span("container remove", {"container.id": box.container_id, **(_end_of(self._exit) if self._exit else {})}):
+            yield
 
     @contextmanager
     def invoking(self, box: Sandbox, session: Session) -> Iterator[str]:
@@ -146,9 +183,16 @@ class AttemptTrace:
                 span.put({"andon.agent.turns": session.view.turn, "andon.gateway.refused": dropped["requests"]})
                 span.put({"andon.telemetry.dropped": self._relay.dropped, "andon.telemetry.refused": dropped["traces"]})
                 span.put({"andon.telemetry.attributes_dropped": self._relay.attributes_dropped})
-                if session.first_byte_at is not None:
-                    boot = self._host.exec_spans.start("agent boot", trace_id=parent.trace_id, parent=span.context.span_id, start=begun)
-                    boot.end(max(begun, session.first_byte_at))
+                self._life(span, session)
+
+    def _life(self, program: OpenSpan, session: Session) -> None:
+        """Show what of the program's time is neither a model call nor a tool: until it is heard of, and after it has submitted."""
+        begun, ended = self._ran
+        self._booted_at = max(begun, session.first_byte_at or begun)
+        if session.first_byte_at is not None:
+            self._past("agent boot", program, begun, self._booted_at)
+        if session.submitted_at is not None:
+            self._past("agent exit", program, session.submitted_at, ended)
 
     def _name(self) -> str:
         return f"invoke_agent {self._job.agent.name}" if self._job.agent else f"run {self._job.stage} checks"
@@ -167,8 +211,9 @@ class AttemptTrace:
 
     def died(self, exit_: Exit) -> None:
         """Note how the container ended; within `invoking`."""
+        self._exit = exit_
         if self._program is not None:
-            self._program.put({"process.exit.code": exit_.code, "andon.container.oom_killed": exit_.oom_killed})
+            self._program.put(_end_of(exit_))
 
     def on_call(self, report: CallReport) -> None:
         """Take one settled model call; the gateway calls this."""
@@ -190,16 +235,17 @@ class AttemptTrace:
         if self._program is None:
             return
         begun, ended = self._ran
-        parent = self._program.context
+        is_first = True
         for report in reports:
             if report.exit is None or not report.exit.started_at:
                 continue
             code = report.exit.exit_code
             start = min(max(report.exit.started_at, begun), ended)
             attributes: dict[str, Attribute] = {"andon.check.name": report.name, "andon.check.passed": code == 0}
-            span = self._host.exec_spans.start(
-                f"check {report.name}", trace_id=parent.trace_id, parent=parent.span_id, start=start, attributes=attributes
-            )
+            if is_first:
+                self._past("checks prepare", self._program, min(self._booted_at, start), start)
+            is_first = False
+            span = self._below(self._program, f"check {report.name}", start, attributes)
             if code is not None:
                 span.put({"process.exit.code": code})
             # A red check is a result, not an error of the system; one that hung is.
@@ -226,3 +272,28 @@ class AttemptTrace:
         if not self._parent.sampled:
             return [figures for spans in services for figures in spans.measure(self._parent.trace_id)]
         return [payload for spans in services for payload in spans.drain(self._parent.trace_id)]
+
+
+class _Steps:
+    """The spans of a start: `container create`, which includes the wait for a turn, and then `container start`."""
+
+    def __init__(self, begin: Callable[[str, dict[str, Attribute]], OpenSpan]) -> None:
+        self._begin = begin
+        self._asked_at = time.time()
+        self._span = begin("container create", {})
+
+    def take(self, step: Step, container_id: str) -> None:
+        if step == "create":
+            self._span.put({"andon.container.waited_s": round(time.time() - self._asked_at, 3)})
+            return
+        known: dict[str, Attribute] = {"container.id": container_id}
+        self._span.put(known)
+        self._span.end()
+        self._span = self._begin("container start", known)
+
+    def end(self, error_type: str | None = None) -> None:
+        self._span.end(error_type=error_type)
+
+
+def _end_of(exit_: Exit) -> dict[str, Attribute]:
+    return {"process.exit.code": exit_.code, "andon.container.oom_killed": exit_.oom_killed}

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from sandbox.contract.cassette import Cassette
 from sandbox.contract.errors import InfrastructureError
@@ -117,18 +117,23 @@ async def running_sandbox(host: Host, job: JobSpec, slot: Slot, image: str, acco
     """Start the container; at the end it is dead and removed, whatever happened."""
     deadline = account.started_at + job.limits.wall_s + excused_s_max(job) + CONTAINER_GRACE_S
     spec = spec_of(slot, host.instance, job.limits, runtime=job.runtime, deadline=deadline)
-    async with host.relay(spec, image) if host.relay and account.is_relayed else nullcontext(spec) as reachable:
-        with account.trace.starting(image) as span:
-            box = await host.runtime.stand_by(reachable, image)
-            if span is not None:
-                span.put({"container.id": box.container_id})
+    async with _reachable(host, spec, image, account) as reachable:
+        with account.trace.starting(image) as on_step:
+            box = await host.runtime.stand_by(reachable, image, on_step)
         try:
             await box.assign(job.limits)
             yield box
         finally:
             # Shielded and bounded: a cancelled attempt must not leave its container behind.
-            with account.trace.span("container remove", {"container.id": box.container_id}):
+            with account.trace.removing(box):
                 await asyncio.wait_for(asyncio.shield(box.remove()), REMOVE_S)
+
+
+def _reachable(host: Host, spec: SlotSpec, image: str, account: Account) -> AbstractAsyncContextManager[SlotSpec]:
+    """Return what the sandbox is asked for, with the gateway's socket carried into it where the engine does not."""
+    if host.relay is None or not account.is_relayed:
+        return nullcontext(spec)
+    return account.trace.timed("gateway relay start", host.relay(spec, image), "gateway relay remove")
 
 
 @asynccontextmanager

@@ -106,6 +106,7 @@ class Session:
         self._is_assigned = asyncio.Event()
         self._is_submitted = asyncio.Event()
         self._submission: Submission | None = None
+        self._submitted_at: float | None = None
         self._first_byte_at: float | None = None
         self._traces_bytes = 0
         self._traces_refused = 0
@@ -206,6 +207,11 @@ class Session:
     def first_byte_at(self) -> float | None:
         """Unix seconds of the first byte on the socket."""
         return self._first_byte_at
+
+    @property
+    def submitted_at(self) -> float | None:
+        """Unix seconds of the first submission that was taken."""
+        return self._submitted_at
 
     @property
     def usage(self) -> Usage:
@@ -318,6 +324,7 @@ class Session:
         if self._submission and submission != self._submission:  # the same one again: its reply was lost
             raise Refusal(409, "invalid_request_error", "this attempt has submitted already", retry=False)
         self._submission = submission
+        self._submitted_at = self._submitted_at or self._tuning.now()
         self._is_submitted.set()
         await exchange.reply(200, b'{"accepted":true}')
 

@@ -6,8 +6,9 @@ is used once and removed. Between the two the host may fill the bound directorie
 runs `exec` or `cp` in a container that has started (ABUSE.md D05).
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import Field
 
@@ -110,6 +111,15 @@ class EngineFacts(Frozen):
         return any("selinux" in option for option in self.security_options)
 
 
+Step = Literal["create", "start"]
+OnStep = Callable[[Step, str], None]
+"""Told of each step of a start as it begins, with the container's id, which is empty before `create`. It must not block."""
+
+
+def unheard(_step: Step, _container_id: str) -> None:
+    """Listen to nothing."""
+
+
 class Sandbox(Protocol):
     """One started container. Every call is bounded but `wait`; every call after `remove` is an `EngineError` or does nothing."""
 
@@ -159,8 +169,8 @@ class Runtime(Protocol):
         """Return what the engine is."""
         ...
 
-    async def stand_by(self, slot: SlotSpec, image_id: str) -> Sandbox:
-        """Start a container in a slot; when it raises or is cancelled, no container is left.
+    async def stand_by(self, slot: SlotSpec, image_id: str, on_step: OnStep = unheard) -> Sandbox:
+        """Start a container in a slot; when it raises or is cancelled, no container is left. Before `create` it waits for its turn.
 
         Raises:
             EngineError: The engine refused; the message is its reason.

@@ -27,7 +27,9 @@ from sandbox.runtime.container_spec import (
     EngineFacts,
     Exit,
     FoundContainer,
+    OnStep,
     SlotSpec,
+    unheard,
 )
 from sandbox.runtime.engine import CALL_S, Endpoint, Engine, find_endpoint
 from sandbox.runtime.hardening import HOSTS, create_request, resources
@@ -71,7 +73,7 @@ class DockerRuntime:
         """Return what the engine is."""
         return self.engine.facts
 
-    async def stand_by(self, slot: SlotSpec, image_id: str) -> "DockerSandbox":
+    async def stand_by(self, slot: SlotSpec, image_id: str, on_step: OnStep = unheard) -> "DockerSandbox":
         """Start a container in a slot; when it raises or is cancelled, no container is left.
 
         Raises:
@@ -83,7 +85,7 @@ class DockerRuntime:
         box = DockerSandbox(self.engine, slot)
         try:
             async with self._starts:
-                await box.start(image_id)
+                await box.start(image_id, on_step)
         except BaseException:
             # Whatever happened, also a cancellation: what was made is taken away before anybody hears of it.
             await asyncio.shield(box.remove())
@@ -142,12 +144,14 @@ class DockerSandbox:
         """Return the protections this container does not have, one line each."""
         return self._missing
 
-    async def start(self, image_id: str) -> None:
+    async def start(self, image_id: str, on_step: OnStep) -> None:
         """Create, attach, start; called once, by the runtime."""
+        on_step("create", "")
         what = f"cannot create a sandbox from {image_id[:19]}"
         stream = await self._engine.call(what, lambda: self._create_and_attach(image_id))
         # Reading begins before the start: not a byte of output is missed although the engine keeps none.
         await self._read_output(stream)
+        on_step("start", self._id)
         await self._engine.call("cannot start the sandbox", lambda: self._client.start(self._id))
 
     async def assign(self, limits: Limits) -> None:

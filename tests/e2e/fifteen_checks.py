@@ -1,7 +1,6 @@
 """What a whole trace has to hold (TRACING.md §12), asked of a real Jaeger; each broken check is one line that begins with its number.
 
-Two are read as this line is built: gates judge in the supervisor, so that a stage's checks are its `gate` span (15), and creating
-and starting a container are one step (13).
+One is read as this line is built: gates judge in the supervisor, so that a stage's checks are its `gate` span (15).
 """
 
 import re
@@ -93,12 +92,17 @@ def _sandboxes(trace: SeenTrace, _result: dict[str, Any]) -> Iterator[str]:
         below = [span for span in trace.spans if span.parent_id == process.span_id]
         if process.attributes.get("andon.reaped"):  # its executor died, and what it had not sent yet is gone
             continue
-        names = Counter(span.name for span in below)
+        container = [span for span in below if span.name.startswith("container ")]
         program = [span for span in below if span.name.startswith(("invoke_agent ", "run "))]
-        if names["container start"] != 1 or names["container remove"] != 1 or len(program) != 1:
-            yield f"13 {process.name} has {dict(names)}"
-        elif not program[0].attributes.get("container.id") or "process.exit.code" not in program[0].attributes:
-            yield f"13 {program[0].name} has no container, or no exit code"
+        removal = [span for span in container if span.name == "container remove"]
+        names = Counter(span.name for span in container)
+        if names != dict.fromkeys(("container create", "container start", "container remove"), 1) or len(program) != 1:
+            yield f"13 {process.name} has {dict(names)} and {len(program)} programs"
+            continue
+        if len({span.attributes.get("container.id") or span.name for span in (*container, *program)}) != 1:
+            yield f"13 {process.name} is not all of one container"
+        if any("process.exit.code" not in span.attributes for span in (*program, *removal)):
+            yield f"13 {process.name} has no exit code"
 
 
 def _calls(trace: SeenTrace, _result: dict[str, Any]) -> Iterator[str]:

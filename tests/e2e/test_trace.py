@@ -21,7 +21,18 @@ from tests.servers.jaeger import jaeger as running_jaeger
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
-EXECUTORS_PART = ("process ", "workspace prepare", "container start", "workspace seal", "container remove")
+EXECUTORS_PART = (
+    "process ",
+    "workspace prepare",
+    "image resolve",
+    "gateway open",
+    "container create",
+    "container start",
+    "workspace seal",
+    "container remove",
+    "gateway close",
+    "workspace remove",
+)
 
 INTERFACE = """\
 stage interface [sup]
@@ -29,6 +40,9 @@ stage interface [sup]
   queue wait [exec]
   process andon.job.default [exec]
     workspace prepare [exec]
+    image resolve [exec]
+    gateway open [exec]
+    container create [exec]
     container start [exec]
     invoke_agent interface [exec]
       agent boot [exec]
@@ -38,8 +52,11 @@ stage interface [sup]
       execute_tool bash [agent]
       chat claude-sonnet-5-5 [gw]
       execute_tool submit [agent]
+      agent exit [exec]
     workspace seal [exec]
     container remove [exec]
+    gateway close [exec]
+    workspace remove [exec]
   gate interface [sup]
 """
 

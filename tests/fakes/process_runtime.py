@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sandbox.contract.errors import EngineError
 from sandbox.contract.job import Limits
-from sandbox.runtime.container_spec import EngineFacts, Exit, FoundContainer, SlotSpec
+from sandbox.runtime.container_spec import EngineFacts, Exit, FoundContainer, OnStep, SlotSpec, unheard
 
 INSTANCE_VARIABLE = "ANDON_PAPER_INSTANCE"
 ID_VARIABLE = "ANDON_PAPER_ID"
@@ -49,13 +49,15 @@ class ProcessRuntime:
             missing=(NO_WALLS,),
         )
 
-    async def stand_by(self, slot: SlotSpec, image_id: str) -> "ProcessSandbox":
+    async def stand_by(self, slot: SlotSpec, image_id: str, on_step: OnStep = unheard) -> "ProcessSandbox":
         """Start a process in a slot.
 
         Raises:
             EngineError: It could not be started.
         """
+        on_step("create", "")
         box = ProcessSandbox(slot)
+        on_step("start", box.container_id)
         # On the loop's thread and in one go: nobody can cancel between the start and its record.
         box.start()
         return box

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.contract.errors import EngineError
-from sandbox.runtime.container_spec import Sandbox, SlotSpec
+from sandbox.runtime.container_spec import OnStep, Sandbox, SlotSpec, unheard
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.proof import Place, prove_engine
 
@@ -34,8 +34,8 @@ async def test_a_sandbox_that_may_not_write_is_found_before_the_first_job(docker
         containers = docker_runtime.containers
         discard = docker_runtime.discard
 
-        async def stand_by(self, slot: SlotSpec, image_id: str) -> Sandbox:
-            return await docker_runtime.stand_by(slot.model_copy(update={"uid": slot.uid + 1, "gid": slot.gid + 1}), image_id)
+        async def stand_by(self, slot: SlotSpec, image_id: str, on_step: OnStep = unheard) -> Sandbox:
+            return await docker_runtime.stand_by(slot.model_copy(update={"uid": slot.uid + 1, "gid": slot.gid + 1}), image_id, on_step)
 
     with pytest.raises(EngineError, match=r"write: Permission denied.*docs/engines.md"):
         await prove_engine(Mapping(), agent_image, Place("proof", tmp_path / "state", tmp_path / "gw", 231_000, 231_000))

@@ -11,7 +11,7 @@ from sandbox.contract.wire import ExecutorLink
 from sandbox.executor.config import ExecutorConfig, Host, Pace
 from sandbox.executor.slots import SlotPool
 from sandbox.mirror import Mirror
-from sandbox.runtime.container_spec import EngineFacts, FoundContainer, Runtime, Sandbox, SlotSpec
+from sandbox.runtime.container_spec import EngineFacts, FoundContainer, OnStep, Runtime, Sandbox, SlotSpec, unheard
 from sandbox.telemetry import Spans
 
 HASTY = Pace(beat_s=0.02, look_s=0.02, join_s=0.02, post_s=0.01, stop_s=0.05, spans_s=0.02)
@@ -28,7 +28,7 @@ class BareEngine:
     async def facts(self) -> EngineFacts:
         raise NotImplementedError
 
-    async def stand_by(self, slot: SlotSpec, image_id: str) -> Sandbox:
+    async def stand_by(self, slot: SlotSpec, image_id: str, on_step: OnStep = unheard) -> Sandbox:
         raise NotImplementedError
 
     async def containers(self) -> list[FoundContainer]:

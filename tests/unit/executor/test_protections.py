@@ -12,7 +12,7 @@ from sandbox.executor.ending import Ending
 from sandbox.executor.place import Surroundings
 from sandbox.executor.protections import RUNTIMES_MAX, Proofs, check_strict, labels_of, missing_by_default, missing_of_host
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, Slot
-from sandbox.runtime.container_spec import Sandbox, SlotSpec
+from sandbox.runtime.container_spec import OnStep, Sandbox, SlotSpec, unheard
 from tests.unit.executor.a_host import BareEngine
 from tests.unit.runtime.test_hardening import facts
 
@@ -90,7 +90,7 @@ class Refusing(BareEngine):
 
     asked = 0
 
-    async def stand_by(self, slot: SlotSpec, image_id: str) -> Sandbox:
+    async def stand_by(self, slot: SlotSpec, image_id: str, on_step: OnStep = unheard) -> Sandbox:
         self.asked += 1
         raise EngineError(f"no {slot.runtime} of {image_id[:3]} today")
 

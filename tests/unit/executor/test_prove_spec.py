@@ -15,7 +15,7 @@ from sandbox.executor.prove.scene import LIMITS, Scene
 from sandbox.executor.sandboxed import running_sandbox
 from sandbox.executor.slots import Slot
 from sandbox.mirror import Mirror
-from sandbox.runtime.container_spec import EngineFacts, Sandbox, SlotSpec
+from sandbox.runtime.container_spec import EngineFacts, OnStep, Sandbox, SlotSpec, unheard
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.hardening import create_request
 from tests.architecture.source import methods_called, modules
@@ -34,7 +34,7 @@ class Refusing(BareEngine):
         super().__init__()
         self.asked: list[SlotSpec] = []
 
-    async def stand_by(self, slot: SlotSpec, image_id: str) -> Sandbox:
+    async def stand_by(self, slot: SlotSpec, image_id: str, on_step: OnStep = unheard) -> Sandbox:
         self.asked.append(slot)
         raise EngineError("noted")
 
