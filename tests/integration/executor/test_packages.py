@@ -1,9 +1,8 @@
 """Packages in a sandbox without a network, from this machine's own indexes: real pip, real npm, checks and an agent's tools."""
 
 import asyncio
-import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,12 @@ from sandbox.contract.scope import WriteScope
 from sandbox.executor.config import Pace
 from sandbox.gateway.registries.source import PackageSource, SourceSettings
 from sandbox.runtime.docker import DockerRuntime
-from sandbox.runtime.image_build import BuildNetwork
-from sandbox.runtime.images import DOCKERFILE, ensure_repository_image
+from sandbox.runtime.images import DOCKERFILE
 from tests.fakes.package_index import NODE_FROM_PIP, permitted_here
 from tests.fakes.script import bash, single, submit
 from tests.integration.executor.fleet import a_fleet, an_executor
+from tests.servers.engines import Engines, TestEngine
+from tests.servers.images import repository_image_on
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -87,15 +87,14 @@ async def test_an_agents_tool_installs_what_is_listed_and_nothing_else(
 
 
 @pytest.mark.slow
-async def test_checks_install_with_npm(tmp_path: Path, docker_runtime: DockerRuntime, agent_image: str, packages: PackageSource):
+async def test_checks_install_with_npm(
+    tmp_path: Path, docker_runtime: DockerRuntime, engine: TestEngine, engines: Engines, packages: PackageSource
+):
     """In a repository's own image, which its build made with npm's program from the host's own index."""
     dockerfile = tmp_path / "context" / DOCKERFILE
     dockerfile.parent.mkdir(parents=True)
     dockerfile.write_text(NODE_FROM_PIP)
-    say: Callable[[str], None] = lambda _: None  # noqa: E731
-    network = BuildNetwork.from_environment(os.environ)
-    digest = hashlib.sha256(NODE_FROM_PIP.encode()).hexdigest()
-    image = await ensure_repository_image(docker_runtime.engine, tmp_path / "context", digest, say, network)
+    image = await repository_image_on(engine, engines, tmp_path / "context")
     checks = (
         a_check("install", "npm", "install", "--no-save", "left-pad", "@types/ms"),
         a_check("use", "node", "-p", "require('left-pad')('1', 3, 0)"),
