@@ -16,6 +16,8 @@ from supervisor.pipeline.run import JobState, RunState
 
 FILE_BYTES_MAX: Final = 256 << 20
 LOOSE: Final = "(below something that has not ended)"
+DEPTH_MAX: Final = 20
+"""Levels; a sandbox may nest spans as deep as it likes, and what is deeper is drawn beside the last one."""
 _FEW_S: Final = 0.0005
 
 
@@ -75,7 +77,7 @@ def trace_tree(path: Path, run: RunState) -> Node:
     if loose.children:
         loose.start = min(child.start for child in loose.children)
         root.children.append(loose)
-    _order(root)
+    _flatten(root)
     return root
 
 
@@ -106,8 +108,12 @@ def seconds_of(node: Node, now: float) -> float:
 
 
 def time_of(node: Node, now: float) -> str:
-    """Return the same for a person: milliseconds below a second."""
-    seconds = seconds_of(node, now)
+    """Return the same for a person."""
+    return words_of(seconds_of(node, now))
+
+
+def words_of(seconds: float) -> str:
+    """Return a span of time for a person: milliseconds below a second."""
     if seconds < _FEW_S:
         return "0"
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else duration(seconds) if seconds >= 60 else f"{seconds:.1f} s"
@@ -145,12 +151,17 @@ def _attempt(run: RunState, job: JobState, attempt: int, started_at: float, exec
     return Node(span_id(path), f"stage {job.stage}", job.dispatched_at if attempt == 1 else started_at, None, about)
 
 
-def _order(root: Node) -> None:
-    left = [root]
+def _flatten(root: Node) -> None:
+    """Put siblings in the order they began, and what is deeper than `DEPTH_MAX` on that level."""
+    left = [(root, 0)]
     while left:
-        node = left.pop()
+        node, depth = left.pop()
+        if depth == DEPTH_MAX - 1:
+            for child in node.children:  # grows while it is read
+                node.children += child.children
+                child.children = []
         node.children.sort(key=lambda child: (child.start, child.name))
-        left += node.children
+        left += [(child, depth + 1) for child in node.children]
 
 
 def _spans(path: Path) -> Iterator[tuple[Node, str]]:

@@ -11,9 +11,12 @@ from supervisor.cli.app import App
 from supervisor.cli.arguments import files_named, run_argument
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from supervisor.api.span_tree import Node
 
 BAR_CHARS = 24
+SHARES_SHOWN_MAX = 6
 _TITLE_CHARS_MIN = 24
 _FIGURES_CHARS = 30
 """Of time, cost and the space between the columns."""
@@ -30,6 +33,7 @@ def command(app: App, run_id: str | None, depth: int | None, is_open: bool, as_j
 
     The bars show when in the run each part was. The file opens in the upload tab of Jaeger, too.
     """
+    from supervisor.api.critical_path import own_seconds
     from supervisor.api.span_tree import lines_of, trace_tree, unended
     from supervisor.errors import UsageError
 
@@ -42,12 +46,13 @@ def command(app: App, run_id: str | None, depth: int | None, is_open: bool, as_j
         click.echo(f"nothing of run {run.run_id} is running: it is {run.state}", err=True)
         return
     if as_json:
-        click.echo(json.dumps(_object(root, now, is_open_only=is_open), indent=2))
+        click.echo(json.dumps(_object(root, now, own_seconds(root, now), is_open_only=is_open), indent=2))
         return
     _print(lines_of(root, depth_max=depth, is_open_only=is_open), root, now, no_color=app.config().no_color)
     if is_open:
         _say_what_it_does(app, run.run_id)
     else:
+        _say_where_the_time_went(root, now)
         click.echo(f"\ntrace {run.trace_id}, {files.trace_path}")
 
 
@@ -67,6 +72,25 @@ def _print(lines: "list[tuple[str, Node]]", root: "Node", now: float, *, no_colo
         click.echo(said.rstrip() if no_color or colour is None else click.style(said.rstrip(), fg=colour))
 
 
+def _say_where_the_time_went(root: "Node", now: float) -> None:
+    """Add what was longest on the critical path: what would have to be quicker for the run to be."""
+    from supervisor.api.critical_path import shares
+    from supervisor.api.span_tree import seconds_of, words_of
+
+    whole = seconds_of(root, now) or 1.0
+    found = shares(root, now)
+    rest = sum(share.seconds for share in found[SHARES_SHOWN_MAX:])
+    found = found[:SHARES_SHOWN_MAX]
+    widths = [max((len(text) for text in column), default=0) for column in zip(*((each.what, each.part) for each in found), strict=True)]
+    click.echo("\nwhere the time went (critical path):")
+    for each in found:
+        times = f"  ×{each.times}" if each.times > 1 else ""
+        line = f"  {words_of(each.seconds):>10}  {each.seconds / whole:>4.0%}  {each.what:<{widths[0]}}  {each.part:<{widths[1]}}{times}"
+        click.echo(line.rstrip())
+    if rest:
+        click.echo(f"  {words_of(rest):>10}  {rest / whole:>4.0%}  all else")
+
+
 def _say_what_it_does(app: App, run_id: str) -> None:
     """Add what the supervisor knows of each attempt: which tool, on which host, since when."""
     from supervisor.api.inert import inert_line
@@ -78,7 +102,7 @@ def _say_what_it_does(app: App, run_id: str) -> None:
             click.echo(f"  {inert_line(reason.text, 200)}")
 
 
-def _object(node: "Node", now: float, *, is_open_only: bool) -> dict[str, Any]:
+def _object(node: "Node", now: float, own: "Mapping[int, float]", *, is_open_only: bool) -> dict[str, Any]:
     from supervisor.api.span_tree import seconds_of
 
     children = [child for child in node.children if child.is_open or not is_open_only]
@@ -87,9 +111,10 @@ def _object(node: "Node", now: float, *, is_open_only: bool) -> dict[str, Any]:
         "span_id": node.span_id,
         "started_at": node.start,
         "seconds": round(seconds_of(node, now), 6),
+        "critical_seconds": round(own.get(id(node), 0.0), 6),
         "running": node.end is None,
         "error": node.error,
         "nano_usd": node.nano_usd,
         "attributes": dict(node.attributes),
-        "children": [_object(child, now, is_open_only=is_open_only) for child in children],
+        "children": [_object(child, now, own, is_open_only=is_open_only) for child in children],
     }

@@ -79,6 +79,38 @@ def test_a_run_is_drawn_from_its_root_to_its_calls(andon: CommandLine) -> None:
     assert lines[-1].startswith(f"trace {trace_id(RUN)}, ")
 
 
+def test_it_says_where_the_time_went(andon: CommandLine) -> None:
+    """Below the tree, the longest of the critical path first; for programs each span has its own seconds of it."""
+    log = happy()
+    keep(andon, log, a_call("docs", log[-6].at, 0.0))
+
+    lines = andon("trace").out.splitlines()
+    root: dict[str, Any] = andon("trace", "--json").json
+
+    at = lines.index("where the time went (critical path):")
+    assert re.fullmatch(r" +[\d.]+ m?s +\d+%  \S.*", lines[at + 1])
+    assert at + 8 == lines.index("", at)
+    every = [root]
+    for node in every:
+        every += node["children"]
+    assert sum(node["critical_seconds"] for node in every) == pytest.approx(root["seconds"], abs=1e-3)
+
+
+def test_spans_nested_without_end_are_drawn(andon: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox may hang each span below the last one; the terminal gets a tree of bounded depth with all of them."""
+    monkeypatch.setenv("COLUMNS", "200")
+    log, spans, parent = happy(), Spans("andon-user", "1"), span_id(attempt_path(RUN, "docs", 1, 1))
+    for number in range(2_000):
+        span = spans.start(f"nested {number} ", trace_id=trace_id(RUN), parent=parent, start=log[-6].at)
+        span.end(log[-6].at + 0.1)
+        parent = span.context.span_id
+    keep(andon, log, spans)
+
+    lines = andon("trace").out.splitlines()
+
+    assert sum("─ nested " in line for line in lines) == 2_000
+
+
 def test_what_broke_is_named(andon: CommandLine) -> None:
     """An error's type stands at the end of its line."""
     log = happy()
@@ -121,7 +153,7 @@ def test_depth_bounds_the_levels(andon: CommandLine) -> None:
     lines = andon("trace", "--depth", "1").out.splitlines()
 
     assert not any(line.startswith("│") for line in lines)
-    assert sum("stage " in line for line in lines) == 8
+    assert sum("─ stage " in line for line in lines) == 8
 
 
 def test_a_span_whose_parent_is_not_there_is_kept_apart(andon: CommandLine) -> None:
