@@ -117,14 +117,14 @@ FormT = TypeVar("FormT", bound=_Form)
 
 def default_pipeline() -> Pipeline:
     """Return the pipeline Andon ships."""
-    return load_pipeline(files("supervisor.pipeline").joinpath("default.yaml").read_text(), "default.yaml")
+    return load_pipeline(_shipped(), "default.yaml")
 
 
 def load_pipeline(text: str, source: str) -> Pipeline:
     """Return the pipeline `text` describes, `land` added last if the file has none.
 
     Args:
-        text: YAML of at most 256 KiB, in our own or the first source's form.
+        text: YAML of at most 256 KiB, in our own or the first source's form; one of ours without `stages` changes the shipped line.
         source: How to name it in an error.
 
     Raises:
@@ -135,7 +135,7 @@ def load_pipeline(text: str, source: str) -> Pipeline:
         raise ConfigError(f"{source}: the file has exactly one key at its top, `pipeline` or `assembly_line`")
     key, body = next(iter(document.items()))
     if key == "pipeline":
-        form = _parsed(_PipelineForm, body, key, source)
+        form = _parsed(_PipelineForm, _on_the_shipped_line(body), key, source)
     else:
         line = _parsed(_AssemblyLineForm, body, key, source)
         form = _PipelineForm(name=line.name, rework_max=line.on_test_failure.max_retries, defaults=line.defaults, stages=line.stages)
@@ -149,6 +149,19 @@ def load_pipeline(text: str, source: str) -> Pipeline:
         test_rework_max=form.test_rework_max,
         retries_max=form.retries_max,
     )
+
+
+def _shipped() -> str:
+    return files("supervisor.pipeline").joinpath("default.yaml").read_text()
+
+
+def _on_the_shipped_line(body: object) -> object:
+    """Return a file's pipeline with what it does not say taken from the shipped one, if it names no stages."""
+    if not isinstance(body, dict) or "stages" in body or not isinstance(body.get("defaults", {}), dict):
+        return body
+    shipped: Any = load_yaml(_shipped(), "default.yaml")
+    line: dict[str, Any] = shipped["pipeline"]
+    return {**line, **body, "defaults": {**line["defaults"], **body.get("defaults", {})}}
 
 
 def _parsed(form: type[FormT], body: object, key: str, source: str) -> FormT:

@@ -154,6 +154,38 @@ def test_a_stage_says_where_and_how_urgently_its_jobs_run():
     assert land.priority is None
 
 
+def test_a_file_without_stages_changes_the_shipped_line():
+    """So that one line is enough to run it under another runtime; what it does not say stays, and a stage's own word still wins."""
+    shipped = default_pipeline()
+
+    changed = load_pipeline("pipeline: {rework_max: 1, defaults: {runtime: runsc, steps_max: 7}}", "p.yaml")
+
+    assert [stage.name for stage in changed.stages] == [stage.name for stage in shipped.stages]
+    assert {stage.runtime for stage in changed.stages} == {"runsc"}
+    assert (changed.rework_max, changed.test_rework_max) == (1, shipped.test_rework_max)
+    assert {stage.name: stage.steps_max for stage in changed.stages if stage.role in ("spec", "implement")} == {"spec": 7, "implement": 60}
+    assert [stage.limits for stage in changed.stages] == [stage.limits for stage in shipped.stages]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("pipeline: {stages: []}", "stages: list should have at least 1 item"),
+        ("pipeline: {defaults: [runsc]}", "defaults: a mapping of keys is needed here"),
+        ("pipeline: {defaults: {runtme: runsc}}", "unknown key 'defaults.runtme'; did you mean 'runtime'?"),
+        ("pipeline: {stage: []}", "unknown key 'stage'; did you mean 'stages'?"),
+        ("pipeline:", "p.yaml: pipeline: "),
+        ("assembly_line: {defaults: {runtime: runsc}}", "stages: field required"),
+    ],
+)
+def test_a_mistake_is_not_taken_for_the_shipped_line(text: str, says: str):
+    """No stages is not the same as an empty list, a misspelt key, or nothing at all."""
+    with pytest.raises(ConfigError) as caught:
+        load_pipeline(text, "p.yaml")
+
+    assert says in str(caught.value)
+
+
 def test_runtime_and_strictness_of_a_stage_beat_the_defaults():
     """Neither said: the default runtime, not strict."""
     text = """\
