@@ -9,11 +9,11 @@ import sys
 from sandbox.contract.errors import AndonError
 from sandbox.log import log_to_stderr
 from supervisor.bootstrap.supervise import supervise
-from supervisor.config import load
+from supervisor.config import Config, load
 
 
-async def _serve(*, embedded: bool) -> None:
-    serving = asyncio.create_task(supervise(load(), os.environ, embedded=embedded))
+async def _serve(config: Config, *, embedded: bool) -> None:
+    serving = asyncio.create_task(supervise(config, os.environ, embedded=embedded))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     with contextlib.suppress(asyncio.CancelledError):
@@ -22,9 +22,10 @@ async def _serve(*, embedded: bool) -> None:
 
 def main(arguments: list[str]) -> int:
     """Serve until SIGTERM; `--embedded` also delivers into repositories of this host."""
-    log_to_stderr("andon-sup")
     try:
-        asyncio.run(_serve(embedded="--embedded" in arguments))
+        config = load()
+        log_to_stderr("andon-sup", os.environ, config.log_level)
+        asyncio.run(_serve(config, embedded="--embedded" in arguments))
     except AndonError as error:
         sys.stderr.write(f"andon supervisor: {error}\n")
         return error.exit_code

@@ -1,6 +1,5 @@
 """Streams, consumers and buckets as data (NATS.md §1), and how the supervisor brings the broker to them; no traffic."""
 
-import logging
 from typing import Any, Final
 
 from sandbox.bus.connection import Connection
@@ -8,8 +7,9 @@ from sandbox.bus.messages import ApiError
 from sandbox.contract import subjects
 from sandbox.contract.blob import Bucket
 from sandbox.contract.wire import LEASE_S
+from sandbox.log import Log
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
@@ -184,7 +184,7 @@ async def _create(connection: Connection, config: dict[str, Any]) -> None:
     except ApiError as error:
         if error.code not in _TOO_FEW_SERVERS or config["num_replicas"] == 1:
             raise
-        logger.warning("the cluster has too few servers for three copies; one is kept", extra={"stream": config["name"]})
+        logger.warning("stream.one_copy", "the cluster has too few servers for three copies; one is kept", stream=config["name"])
         await connection.api(f"STREAM.CREATE.{config['name']}", {**config, "num_replicas": 1})
 
 

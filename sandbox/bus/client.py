@@ -9,7 +9,6 @@ The only importer of `nats`. Rules it keeps for everyone above:
 """
 
 import asyncio
-import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -26,8 +25,9 @@ from sandbox.bus.messages import Interrupted, Message, NoAnswer, Subscription, c
 from sandbox.bus.quiet import hush_ends_of_tls
 from sandbox.contract.credentials import Credentials, inbox_prefix
 from sandbox.contract.errors import BrokerError, BrokerRefused
+from sandbox.log import Log
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 T = TypeVar("T")
 
@@ -330,7 +330,7 @@ class NatsClient:
             self._refuse(f"refuses the key of {self._client.options.get('name')}: {self._last_error}")
             if self._refusals >= REFUSALS_MAX:
                 self._lose(f"{REFUSALS_MAX} refusals in a row: {self._last_error}")
-        logger.warning("the broker connection reported an error", extra={"error": self._last_error})
+        logger.warning("broker.error", "the broker connection reported an error", detail=self._last_error)
 
     def _refuse(self, why: str) -> None:
         if not self._refused.done():
@@ -376,7 +376,7 @@ class NatsClient:
                 continue
             silent += 1
             if silent >= 2:
-                logger.warning("the broker is silent; reconnecting")
+                logger.warning("broker.silent", "the broker is silent; reconnecting")
                 silent = 0
                 await self._client.force_reconnect()
 

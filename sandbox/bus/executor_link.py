@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -31,8 +30,9 @@ from sandbox.contract.wire import (
     JoinRequest,
     Progress,
 )
+from sandbox.log import Log
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 LIFE_SIGN_S: Final = 15
 CONTROL_POLL_S: Final = 30.0
@@ -142,7 +142,7 @@ class NatsExecutorLink:
                 try:
                     yield Control.model_validate_json(message.data)
                 except ValidationError:
-                    logger.warning("a control message cannot be read by this release", extra={"subject": message.subject})
+                    logger.warning("control.unreadable", "a control message cannot be read by this release", subject=message.subject)
 
     async def get_blob(self, ref: BlobRef) -> bytes:
         """Read an object of one of its pools' buckets and verify its digest."""
@@ -161,7 +161,7 @@ def _delivery(message: Message) -> Delivery | None:
     try:
         job = JobSpec.model_validate_json(message.data)
     except ValidationError as error:
-        logger.warning("a job cannot be read by this release", extra={"ack_subject": message.reply, "errors": error.error_count()})
+        logger.warning("job.unreadable", "a job cannot be read by this release", ack_subject=message.reply, errors=error.error_count())
         return None
     return Delivery(job=job, ack_subject=message.reply, deliveries=int(deliveries), published_at=int(published_ns) / 1e9)
 

@@ -1,12 +1,13 @@
 """Work that outlives one call but not its owner: clean-up that survives cancellation, tasks owned by a context; no domain."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from sandbox.log import Log
+
+logger = Log(__name__)
 
 STOP_S = 5.0
 """How long cancelled tasks get to finish their clean-up."""
@@ -42,7 +43,7 @@ class Tasks:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a background task failed", exc_info=error)
+            logger.exception("task.failed", "a background task failed", error=error)
 
     async def _stop(self) -> None:
         running = set(self._running)
@@ -63,4 +64,4 @@ async def completed(work: Coroutine[Any, Any, None], seconds: float) -> None:
     finally:
         task.cancel()
     if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-        logger.warning("clean-up failed", extra={"error": str(error)})
+        logger.warning("cleanup.failed", "clean-up failed", error=error)

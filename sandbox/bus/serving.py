@@ -1,7 +1,6 @@
 """Asking and answering over NATS: one request, one model back, or the reason why not; not what is asked."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
@@ -12,8 +11,9 @@ from sandbox.bus.connection import CALL_S, Connection
 from sandbox.bus.lifetimes import Tasks
 from sandbox.bus.messages import Interrupted, Message, Subscription
 from sandbox.contract.errors import AndonError, BrokerError
+from sandbox.log import Log
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 Reply = TypeVar("Reply", bound=BaseModel)
 Answer = Callable[[Message], Awaitable[bytes]]
@@ -85,7 +85,7 @@ async def _reply(connection: Connection, request: Message, answer: Answer) -> No
     except AndonError as error:
         payload, headers = b"", {ERROR_HEADER: _one_line(f"{error}")}
     except Exception:  # protects the other callers: one request that trips over our bug must not end the service
-        logger.exception("a request could not be answered", extra={"subject": request.subject})
+        logger.exception("request.broke", "a request could not be answered", subject=request.subject)
         payload, headers = b"", {ERROR_HEADER: "internal error; the supervisor's log has the trace"}
     await connection.publish(request.reply, payload, headers=headers)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -40,8 +39,9 @@ from sandbox.contract.wire import (
     RpcHandler,
     StoredResult,
 )
+from sandbox.log import Log
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 PULL_S: Final = 10.0
 RETRY_S: Final = 1.0
@@ -321,7 +321,7 @@ async def list_executors(connection: Connection) -> list[Heartbeat]:
         try:
             beat = Heartbeat.model_validate_json(message.data)
         except ValidationError:
-            logger.warning("a life sign cannot be read", extra={"executor": name})
+            logger.warning("life_sign.unreadable", executor=name)
             continue
         if beat.executor == name:
             beats.append(beat.model_copy(update={"seen_at": _seconds(message.headers.get("Nats-Time-Stamp", ""))}))
@@ -350,10 +350,10 @@ def _result(message: Message) -> AttemptResult | None:
     try:
         result = AttemptResult.model_validate_json(message.data)
     except ValidationError as error:
-        logger.warning("a result cannot be read", extra={"executor": executor, "errors": error.error_count()})
+        logger.warning("result.unreadable", executor=executor, errors=error.error_count())
         return None
     if result.executor != executor:
-        logger.warning("an executor spoke for another", extra={"executor": executor, "as": result.executor})
+        logger.warning("result.of_another", "an executor spoke for another", executor=executor, claimed_executor=result.executor)
         return None
     return result
 

@@ -6,7 +6,6 @@ is harmless: the claim decides who works.
 """
 
 import asyncio
-import logging
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,8 +13,9 @@ from typing import Any, Final
 from sandbox.bus.connection import Connection
 from sandbox.contract import subjects
 from sandbox.contract.errors import BrokerError
+from sandbox.log import Log
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 UNCLAIMED_S: Final = 3.0
 """A claim follows a delivery in milliseconds; one that takes longer than this is asked for elsewhere as well."""
@@ -81,7 +81,7 @@ class Unclaimed:
                 try:
                     await self._look(lane)
                 except BrokerError as error:
-                    logger.debug("a lane cannot be looked at", extra={"lane": lane, "error": str(error)})
+                    logger.debug("lane.unseen", "a lane cannot be looked at", error=error, lane=lane)
 
     async def _look(self, lane: str) -> None:
         info = await self._connection.api(f"CONSUMER.INFO.{subjects.STREAM_JOBS}.{lane}")
@@ -95,7 +95,7 @@ class Unclaimed:
                 continue
             if now - job.delivered_at < UNCLAIMED_S:
                 continue
-            logger.warning("a job was handed out and nobody claimed it; once more", extra={"lane": lane, "stream_seq": seq})
+            logger.warning("job.unclaimed", "a job was handed out and nobody claimed it; once more", lane=lane, stream_seq=seq)
             job.delivered_at, job.tries = now, job.tries + 1
             await self._connection.publish(_ack_subject(lane, seq, info), b"-NAK")
 

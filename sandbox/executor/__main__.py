@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -27,13 +26,13 @@ from sandbox.executor.slots import UID_BASE, SlotPool, private_directory
 from sandbox.executor.state_lock import held_state
 from sandbox.gateway.registries.source import PackageSource
 from sandbox.gateway.upstream import Upstream
-from sandbox.log import log_to_stderr, say_on_stdout
+from sandbox.log import Log, about, level_of, log_to_stderr, set_level
 from sandbox.mirror import Mirror
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.relay import relayed
 from sandbox.telemetry import Spans
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 CONNECT_S = 4.0
 CONNECT_AGAIN_S = 2.0
@@ -46,11 +45,11 @@ def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> i
     os.umask(0o022)
     try:
         options = read_options(arguments)
-        _log(options)
+        _log(options, environment)
         credentials = read_credentials(options.creds, ExecutorCredentials)
         state = state_of(options, credentials, environment)
         disk_floor_mib(environment)  # what is wrong with it is said before an engine is looked for
-        with held_state(state):
+        with about(worker_id=credentials.executor), held_state(state):
             asyncio.run(_serve(options, credentials, state, environment))
     except AndonError as error:
         sys.stderr.write(f"andon executor: {' '.join(str(error).split())}\n")
@@ -60,13 +59,11 @@ def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> i
     return 0
 
 
-def _log(options: Options) -> None:
-    if options.is_embedded:
-        log_to_stderr("andon-exec")
-        return
-    say_on_stdout("andon-exec")
-    # A broker that is away is said once, by us, and not with every try of the client.
-    logging.getLogger("sandbox.bus").setLevel(logging.ERROR)
+def _log(options: Options, environment: Mapping[str, str]) -> None:
+    log_to_stderr("andon-exec", environment)
+    if not options.is_embedded and level_of(environment) != "debug":
+        # A broker that is away is said once, by us, and not with every try of the client.
+        set_level("error", "sandbox.bus")
 
 
 async def _serve(options: Options, credentials: ExecutorCredentials, state: Path, environment: Mapping[str, str]) -> None:
@@ -179,7 +176,7 @@ async def _connected(credentials: ExecutorCredentials, stack: AsyncExitStack) ->
             raise
         except BrokerError as error:
             if said != (said := str(error)):
-                log.warning("%s; trying on", error)
+                log.warning("broker.awaited", f"{error}; trying on")
         await asyncio.sleep(CONNECT_AGAIN_S)
 
 

@@ -14,12 +14,16 @@ from sandbox.executor.attempt_trace import AttemptTrace
 from sandbox.executor.beside import beside
 from sandbox.executor.config import Host
 from sandbox.executor.ending import Ending
+from sandbox.executor.last_words import retell
 from sandbox.executor.outputs import Outputs
 from sandbox.executor.protections import check_strict
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, Slot
 from sandbox.gateway.session import Session
-from sandbox.runtime.container_spec import Sandbox
+from sandbox.log import ID_CHARS, Log, note
+from sandbox.runtime.container_spec import Exit, LastWords, Sandbox
 from sandbox.runtime.relay import RELAYED
+
+log = Log(__name__)
 
 PROGRESS_EVERY_S = 0.5
 UNSENT_PAYLOADS_MAX = 256
@@ -74,8 +78,17 @@ class Account:
                 dict.fromkeys((*self._lowered, *self._host.missing, *self._sandbox.missing, *missing, *box.missing, *self._shown))
             ),
         )
+        note(container_id=box.container_id[:ID_CHARS])
+        log.info("container.started", image=image, duration_ms=round((time.time() - self.started_at) * 1000))
         if self._job.strict:
             check_strict(self._sandbox.missing)
+
+    def exited(self, exit_: Exit, words: LastWords, ending: Ending) -> None:
+        """Note how the container ended, and in the log what it printed last if its program ended without a word to us."""
+        self.trace.died(exit_)
+        log.info("container.exited", exit_code=exit_.code, oom_killed=exit_.oom_killed)
+        has_spoken = self._session is not None and self._session.submission is not None
+        retell(words, is_needed=not has_spoken and ending.cause != "cancelled")
 
     def paused(self) -> None:
         """Note that the attempt stands still: its lease is in doubt."""

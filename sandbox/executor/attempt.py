@@ -41,7 +41,7 @@ async def run_attempt(host: Host, slot: Slot, delivery: Delivery, grant: ClaimRe
                     with account.trace.invoking(box, session) as traceparent:
                         session.assign(assignment_for(host, job, grant, traceparent, await session.tool_environment()))
                         ending = await watch(job, box, session, lease, cancel, deadline - time.monotonic())
-                        account.trace.died(await box.wait())
+                        account.exited(await box.wait(), await box.last_words(), ending)
                     account.sealing()
                     with account.trace.span("workspace seal"):
                         outputs = await collect(host, job, grant.attempt, slot, inputs, box, session)

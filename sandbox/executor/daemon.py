@@ -4,11 +4,11 @@ The rule of NATS.md §0.3: claim, work with confirmed renewals, store the result
 """
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any
 
 from sandbox.contract.errors import AndonError, BrokerError, InfrastructureError, UsageError
+from sandbox.contract.result import AttemptResult, Outcome
 from sandbox.contract.wire import ClaimReply, ClaimRequest, Control, Delivery
 from sandbox.executor.attempt import run_attempt
 from sandbox.executor.config import Host
@@ -21,8 +21,9 @@ from sandbox.executor.post import Letter, Post
 from sandbox.executor.readiness import Readiness
 from sandbox.executor.rescue import KILLED, promised
 from sandbox.executor.slots import Slot
+from sandbox.log import Log, about, of_attempt, of_job
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 FETCH_S = 15.0
 BROKER_BACKOFF_S = 1.0
@@ -50,7 +51,7 @@ class Daemon:
     def drain(self, why: str = "draining") -> None:
         """Take no new job; `run` returns when the running ones are done."""
         if not self._ready.has_ended:
-            log.info("%s: no new job is taken", why, extra={"running": len(self._running)})
+            log.info("executor.draining", f"{why}: no new job is taken", running=len(self._running))
             self._ready.end(why)
 
     def cancel_all(self, reason: str) -> None:
@@ -121,7 +122,9 @@ class Daemon:
             try:
                 await self._janitor.put_in_order(slot, why)
             except (AndonError, OSError) as error:
-                log.warning("slot.not_in_order", extra={"slot": slot.number, "directory": slot.home, "reason": str(error)})
+                log.warning(
+                    "slot.unusable", "a slot takes no job until its work is salvaged", error=error, slot=slot.number, directory=slot.home
+                )
                 return False
             return True
 
@@ -141,14 +144,19 @@ class Daemon:
             await asyncio.gather(pulling, held, return_exceptions=True)
 
     async def _take(self, slot: Slot, delivery: Delivery) -> None:
+        with about(**of_job(delivery.job.job_id), delivery=delivery.deliveries):
+            await self._take_one(slot, delivery)
+
+    async def _take_one(self, slot: Slot, delivery: Delivery) -> None:
         job_id = delivery.job.job_id
+        log.info("job.received")
         if job_id in self._running:
             # Our own job again, after a cut longer than its lease: a claim would void the attempt that is running here.
             await asyncio.sleep(BROKER_BACKOFF_S)
             return
         grant = await self._claim(delivery)
         if grant is None or grant.decision in {"busy", "refused"}:
-            log.warning("job.not_taken", extra={"job_id": job_id, "reason": grant.reason if grant else "no answer to the claim"})
+            log.warning("job.refused", "the job may not be worked on here now", reason=grant.reason if grant else "no answer to the claim")
             if grant is not None and grant.decision == "refused":
                 self._membership.renew()  # it says whether this executor is refused, or only this job
             await asyncio.sleep(BROKER_BACKOFF_S)
@@ -156,27 +164,28 @@ class Daemon:
         if grant.decision in {"done", "gone"}:
             await self._post.acknowledge(delivery.ack_subject)
             return
-        await self._attempt(slot, delivery, grant)
+        with about(**of_attempt(job_id, grant.attempt, grant.traceparent[-2:])):
+            await self._attempt(slot, delivery, grant)
 
     async def _attempt(self, slot: Slot, delivery: Delivery, grant: ClaimReply) -> None:
         """Run one granted attempt and deliver its result; work it could not keep is salvaged from its slot."""
         job_id = delivery.job.job_id
         cancel = self._running[job_id] = Cancel()
-        log.info("attempt.started", extra={"job_id": job_id, "attempt": grant.attempt, "slot": slot.number})
+        log.info("attempt.started", slot=slot.number)
         async with promised(slot, delivery, grant):
             try:
                 async with self._slots[slot.number]:
                     result = await run_attempt(self._host, slot, delivery, grant, cancel)
             finally:
                 del self._running[job_id]
-            log.info("attempt.ended", extra={"job_id": job_id, "attempt": grant.attempt, "outcome": result.outcome.value})
+            _say_ended(result)
             if slot.lease_file.exists():
                 await self._is_in_order(slot, result.reason)
                 return
             try:
                 await self._host.outbox.keep(result)
             except InfrastructureError as error:  # what it says is on disk already, but for its last second
-                log.warning("result.not_kept", extra={"job_id": job_id, "reason": str(error)})
+                log.warning("result.unkept", "the result's last second is not on disk", error=error)
         await self._post.deliver(Letter(result, delivery.ack_subject))
 
     async def _claim(self, delivery: Delivery) -> ClaimReply | None:
@@ -199,7 +208,7 @@ class Daemon:
                 async for control in self._host.link.controls():
                     self._obey(control)
             except BrokerError:  # whether it is gone for good is seen elsewhere (`wait_lost`)
-                log.info("controls.interrupted")
+                log.info("controls.interrupted", "not listening to the supervisor now")
             await asyncio.sleep(BROKER_BACKOFF_S)
 
     def _obey(self, control: Control) -> None:
@@ -207,3 +216,13 @@ class Daemon:
             self.drain()
         elif control.job_id in self._running:
             self._running[control.job_id].ask(control.reason or "asked by the supervisor")
+
+
+def _say_ended(result: AttemptResult) -> None:
+    outcome, duration_ms = result.outcome.value, round((result.ended_at - result.started_at) * 1000)
+    if result.outcome is Outcome.SUBMITTED:
+        log.info("attempt.ended", outcome=outcome, duration_ms=duration_ms, cost_nano_usd=result.cost_nano_usd)
+        return
+    # With a submission the reason is in the agent's own words, which are in the result and not for a log.
+    why = {"error.type": result.cause or outcome, "error.message": result.reason if result.submission is None else ""}
+    log.warning("attempt.ended", "", why, outcome=outcome, duration_ms=duration_ms, cost_nano_usd=result.cost_nano_usd)

@@ -1,13 +1,13 @@
 """Watches the room on the file system of the state directory; not what is done when there is too little (`readiness`)."""
 
 import asyncio
-import logging
 import os
 from pathlib import Path
 
 from sandbox.executor.readiness import Readiness
+from sandbox.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 def free_mib(directory: Path) -> int:
@@ -40,7 +40,7 @@ class DiskWatch:
         if free < self._floor_mib:
             self._say(f"disk below its floor: {free} MiB are free at {self._directory}, {self._floor_mib} are needed")
         elif self._ready.free("disk"):
-            log.info("there is room on the disk again: jobs are taken", extra={"free_mib": free})
+            log.info("disk.freed", "there is room on the disk again: jobs are taken", free_mib=free)
 
     async def watch(self) -> None:
         """Look every `every_s` until cancelled."""
@@ -50,4 +50,4 @@ class DiskWatch:
 
     def _say(self, reason: str) -> None:
         if self._ready.hold("disk", reason):
-            log.warning("no job is taken: %s", reason)
+            log.warning("disk.full", f"no job is taken: {reason}")

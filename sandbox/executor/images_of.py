@@ -1,20 +1,20 @@
 """Which image a job runs in: the shipped one, or the repository's own from the `.andon/Dockerfile` of its base commit (DECISIONS D11)."""
 
 import asyncio
-import logging
 import os
 import tempfile
 from pathlib import Path
 
 from sandbox.contract.job import JobSpec
 from sandbox.contract.wire import ExecutorLink
+from sandbox.log import Log
 from sandbox.mirror import Mirror
 from sandbox.runtime.engine import Engine
 from sandbox.runtime.image_build import BuildNetwork
 from sandbox.runtime.images import ensure_agent_image, ensure_repository_image
 from sandbox.workspace.provision import provision
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class ImageResolver:
@@ -50,4 +50,4 @@ class ImageResolver:
 
 
 def _say(line: str) -> None:
-    log.info("image.build", extra={"what": line})
+    log.info("image.building", line)

@@ -5,7 +5,6 @@ Work that nobody salvaged is in the outbox before its slot is emptied (`rescue`)
 """
 
 import asyncio
-import logging
 import os
 import stat
 import time
@@ -21,11 +20,12 @@ from sandbox.executor.rescue import KILLED, left_in, promised_in, rescued, unbeg
 from sandbox.executor.slots import Slot
 from sandbox.executor.state_lock import is_state_free
 from sandbox.git import in_thread
+from sandbox.log import ID_CHARS, Log, about, of_attempt
 from sandbox.runtime.container_spec import FoundContainer
 from sandbox.workspace.quota import release_filesystem
 from sandbox.workspace.removal import remove_tree
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 ORPHANED_S = 300.0
 """How long we have to see a container of another executor without its executor, after its deadline, before it is removed."""
@@ -51,7 +51,7 @@ class Janitor:
             try:
                 await step()
             except (AndonError, OSError) as error:
-                log.warning("janitor.failed", extra={"step": step.__name__.strip("_"), "reason": str(error)})
+                log.warning("janitor.failed", "left-overs stay for now", error=error, step=step.__name__.strip("_"))
 
     async def put_in_order(self, slot: Slot, why: str = KILLED) -> None:
         """Salvage what is left in a slot that nobody works in, then empty it; `why` says how its attempt was cut off.
@@ -68,12 +68,13 @@ class Janitor:
         elif promise is not None:
             await self._report(unbegun(self._host, slot, promise, why), promise.delivery.ack_subject)
         for line in await in_thread(empty, slot):
-            log.info("janitor.removed", extra={"what": line})
+            log.info("janitor.removed", what=line)
 
     async def _report(self, result: AttemptResult, ack_subject: str) -> None:
         await self._host.outbox.keep(result)
         self._salvage(Letter(result, ack_subject))
-        log.warning("attempt.cut_off", extra={"job_id": result.job_id, "attempt": result.attempt, "reason": result.reason})
+        with about(**of_attempt(result.job_id, result.attempt)):
+            log.warning("attempt.cut_off", "an attempt was cut off; what it wrote is kept", reason=result.reason)
 
     async def _remove_our_containers(self) -> None:
         found = await self._host.runtime.containers()
@@ -96,7 +97,7 @@ class Janitor:
 
     async def _discard(self, container: FoundContainer) -> None:
         await self._host.runtime.discard(container.container_id)
-        log.info("janitor.removed", extra={"what": f"container {container.container_id[:12]} of {container.instance}"})
+        log.info("janitor.removed", what=f"container of {container.instance}", container_id=container.container_id[:ID_CHARS])
 
     async def _empty_left_over_slots(self) -> None:
         for slot in self._host.slots.left_over:

@@ -4,7 +4,6 @@ Clocks that stop with the machine would hide a suspend, so ages are measured on 
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,8 +12,9 @@ from typing import Protocol
 from sandbox.contract.errors import BrokerError, EngineError
 from sandbox.contract.wire import HEARTBEAT_S, LEASE_DOUBT_S, ClaimReply, ClaimRequest
 from sandbox.executor.beside import beside
+from sandbox.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 RECLAIM_EVERY_S = 2.0
 _LAST_CALL_S = 0.05
@@ -87,7 +87,7 @@ class Lease:
                 await (self._claim_again() if await self._is_doubted() else self._confirm())
                 rest_s = self._every_s
             except (BrokerError, EngineError, TimeoutError) as error:
-                log.info("lease.unconfirmed", extra={"job_id": self._request.job_id, "age_s": round(self._age_s, 1), "reason": str(error)})
+                log.info("lease.unconfirmed", "the lease was not renewed", error=error, age_s=round(self._age_s, 1))
                 rest_s = min(self._every_s, RECLAIM_EVERY_S)
 
     async def _is_doubted(self) -> bool:
@@ -95,7 +95,7 @@ class Lease:
         if not self.paused and self._age_s > self._doubt_s:
             await self._pause()
             self.paused = True
-            log.warning("lease.doubted", extra={"job_id": self._request.job_id, "age_s": round(self._age_s, 1)})
+            log.warning("lease.doubted", "the lease is in doubt: the container stands still", age_s=round(self._age_s, 1))
         return self.paused
 
     async def _confirm(self) -> None:
@@ -109,11 +109,11 @@ class Lease:
         began = self._clock()
         reply = await self._link.claim(self._request)
         if reply.decision != "granted":
-            log.warning("lease.lost", extra={"job_id": self._request.job_id, "decision": reply.decision, "reason": reply.reason})
+            log.warning("lease.lost", decision=reply.decision, reason=reply.reason)
             self._lost.set()
             return
         await self._link.in_progress(self._request.ack_subject)
         await self._resume()
         self._confirmed = began
         self.paused = False
-        log.info("lease.regained", extra={"job_id": self._request.job_id})
+        log.info("lease.regained", "the lease is ours again: the container goes on")

@@ -1,7 +1,6 @@
 """Says again and again that this executor lives, with what, and why it takes no job; notices when the fleet may have forgotten it."""
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Callable
@@ -12,8 +11,9 @@ from sandbox.executor.config import Host
 from sandbox.executor.lease import boot_time_s
 from sandbox.executor.membership import Membership
 from sandbox.executor.readiness import Readiness
+from sandbox.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 FORGOTTEN_S = 9.0
 """A gap between two life signs after which the supervisor may have given us up: its grace is 10 s (NATS.md §5)."""
@@ -40,7 +40,7 @@ class LifeSign:
                 self._note_sent()
             except BrokerError as error:
                 if not self._is_away and self._membership.has_joined:
-                    log.warning("the broker does not answer; trying on", extra={"reason": str(error)})
+                    log.warning("broker.away", "the broker does not answer; trying on", error=error)
                 self._is_away = self._membership.has_joined
             await asyncio.sleep(max(0.0, self._host.config.pace.beat_s - (time.monotonic() - began)))
 
@@ -48,7 +48,7 @@ class LifeSign:
         """After a cut, or a machine that slept, introduce this executor again."""
         now = boot_time_s()
         if self._membership.has_joined and (self._is_away or now - self._sent_at > FORGOTTEN_S):
-            log.info("the broker answers again", extra={"after_s": round(now - self._sent_at, 1)})
+            log.info("broker.back", "the broker answers again", away_s=round(now - self._sent_at, 1))
             self._membership.renew()
         self._is_away, self._sent_at = False, now
 

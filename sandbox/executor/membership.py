@@ -1,14 +1,14 @@
 """Being a member of the fleet: the executor introduces itself before it takes a job, and again whenever it may have been forgotten."""
 
 import asyncio
-import logging
 
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.wire import PROTOCOL_VERSION, ExecutorLink, JoinReply, JoinRequest
 from sandbox.executor.config import ExecutorConfig
 from sandbox.executor.readiness import Readiness
+from sandbox.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 _WAITS = "waiting for a supervisor to let it join"
 
@@ -53,25 +53,23 @@ class Membership:
             except BrokerError as error:
                 self._ready.hold("join", _WAITS)
                 if not is_said:
-                    log.warning("no supervisor answers yet; waiting for one", extra={"reason": str(error)})
+                    log.warning("fleet.awaited", "no supervisor answers yet; waiting for one", error=error)
                 is_said = True
             await asyncio.sleep(self._again_s)
 
     def _say_joined(self, reply: JoinReply) -> None:
         if self.has_joined:
-            log.info("executor.rejoined")
+            log.info("fleet.rejoined", "joined the fleet again")
             return
         self.has_joined = True
         mine = self._request
         log.info(
-            "joined the fleet as %s",
-            mine.executor,
-            extra={
-                "slots": mine.slots,
-                "pools": ",".join(mine.pools),
-                "labels": " ".join(f"{name}={value}" for name, value in sorted(mine.labels.items())),
-                "supervisor": reply.release,
-            },
+            "fleet.joined",
+            f"joined the fleet as {mine.executor}",
+            slots=mine.slots,
+            pools=",".join(mine.pools),
+            labels=" ".join(f"{name}={value}" for name, value in sorted(mine.labels.items())),
+            supervisor=reply.release,
         )
 
 

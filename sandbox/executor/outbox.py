@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 import os
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from sandbox.contract.errors import InfrastructureError
 from sandbox.contract.result import AttemptResult
 from sandbox.contract.wire import ExecutorLink
 from sandbox.git import in_thread
+from sandbox.log import Log
 from sandbox.workspace.removal import remove_tree
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 RESULTS_MAX = 1_000
 
@@ -81,7 +81,7 @@ class Outbox:
             try:
                 found.append(AttemptResult.model_validate_json(path.read_bytes()))
             except ValidationError:
-                log.exception("outbox.unreadable", extra={"path": path})
+                log.exception("result.unreadable", "a kept result cannot be read and is put aside", path=path)
                 path.rename(path.with_suffix(".unreadable"))
         return found
 

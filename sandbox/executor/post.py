@@ -1,7 +1,6 @@
 """Delivers kept results to the broker and takes their jobs off the queue, in that order; not how results are kept (`outbox`)."""
 
 import asyncio
-import logging
 import time
 from dataclasses import dataclass
 
@@ -10,8 +9,9 @@ from sandbox.contract.result import AttemptResult
 from sandbox.contract.wire import ExecutorLink
 from sandbox.executor.config import Pace
 from sandbox.executor.outbox import Outbox
+from sandbox.log import Log, about, of_attempt
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,20 @@ class Post:
 
     async def deliver(self, letter: Letter) -> None:
         """Publish until it is stored, unless we are told to stop, then take the job off its queue."""
+        with about(**of_attempt(letter.result.job_id, letter.result.attempt)):
+            await self._deliver(letter)
+
+    async def _deliver(self, letter: Letter) -> None:
         while True:
             try:
                 await self._outbox.send(self._link, letter.result)
                 break
             except BrokerError as error:
                 if self._stops_at is not None and time.monotonic() > self._stops_at:
-                    log.warning("result.left_on_disk", extra={"job_id": letter.result.job_id, "reason": str(error)})
+                    log.warning("result.left_on_disk", "the result waits on disk for the next process", error=error)
                     return
                 await asyncio.sleep(self._pace.post_s)
+        log.info("result.delivered")
         # Ack after the result is stored: a crash in between costs a duplicate attempt, the other order costs the result.
         if letter.ack_subject:
             await self.acknowledge(letter.ack_subject)
@@ -79,4 +84,4 @@ class Post:
         try:
             await self._link.ack(ack_subject)
         except BrokerError:  # harmless: the job comes again and its claim says done
-            log.info("ack.unconfirmed")
+            log.info("job.unacknowledged", "the job was not taken off its queue; it comes again")

@@ -5,7 +5,6 @@ A call that was sent is finished whatever its client does: the stream is read to
 """
 
 import asyncio
-import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -22,8 +21,9 @@ from sandbox.gateway.reservation import Hold, hold, worst_case_nano_usd
 from sandbox.gateway.tally import CallReport, Failure, Tally
 from sandbox.gateway.terms import Terms
 from sandbox.gateway.upstream import Call, Fault, Source
+from sandbox.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 BODY_BYTES_MAX = 32 << 20
 LARGE_BODY_BYTES = 256 * 1024
@@ -142,7 +142,7 @@ class ModelProxy:
                     if fault.failure:
                         self._tally.fail(fault.failure)
                     raise
-                log.info("gateway.retry", extra={"status": fault.status, "turn": call.judged.turn, "tries": report.tries})
+                log.info("call.retried", "the model is asked again", status=fault.status, turn=call.judged.turn, tries=report.tries)
                 if fault.is_limit:
                     await self._wait_for_rate(exchange, report, pause_s)
                     continue

@@ -4,7 +4,6 @@ Nothing is ever granted here. A ledger that does not answer makes the call wait,
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import date
@@ -14,8 +13,9 @@ from sandbox.contract.errors import BrokerError, BudgetExhausted
 from sandbox.contract.price import PriceList
 from sandbox.contract.result import Usage
 from sandbox.contract.wire import BudgetReply, BudgetRequest, Ledger
+from sandbox.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 BODY_BYTES_PER_TOKEN = 3
 """A JSON body has more bytes than this for each token in all but contrived text; `extend` catches the rest."""
@@ -90,7 +90,7 @@ class BudgetLedger:
                         async with asyncio.timeout(ANSWER_TIMEOUT_S):
                             return await self._link.budget(request)
                     except (BrokerError, TimeoutError):
-                        log.warning("gateway.ledger_silent", extra={"op": request.op, "call_id": request.call_id})
+                        log.warning("ledger.silent", "the ledger does not answer; the call waits", op=request.op, call_id=request.call_id)
                     await asyncio.sleep(RETRY_PAUSE_S)
         except TimeoutError as error:
             raise BrokerError(f"the ledger did not answer {request.op} for {wait_max_s:.0f} s: is the supervisor running?") from error
@@ -155,7 +155,7 @@ class Hold:
             cost = self.cost_nano_usd or 0
             await self._ledger.settle(self._call_id, cost, self.usage, unsettled=self.unsettled, limited_s=self.limited_s)
         except BrokerError:
-            log.exception("gateway.settle_lost", extra={"call_id": self._call_id})
+            log.exception("call.unsettled", "what a call cost was not told; the supervisor charges it in full", call_id=self._call_id)
 
 
 @asynccontextmanager

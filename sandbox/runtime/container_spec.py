@@ -6,7 +6,7 @@ is used once and removed. Between the two the host may fill the bound directorie
 runs `exec` or `cp` in a container that has started (ABUSE.md D05).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -25,6 +25,8 @@ OUT = "/out"
 HOME = "/home/agent"
 LOG_BYTES_MAX = 10 << 20
 """What is kept of a container's output: the first and the last half of it (DECISIONS D20)."""
+LAST_WORDS_BYTES_MAX = 16 << 10
+"""Of each stream, for the executor's own log."""
 LABEL_INSTANCE = "andon.instance"
 LABEL_SLOT = "andon.slot"
 LABEL_DEADLINE = "andon.deadline"
@@ -120,6 +122,10 @@ def unheard(_step: Step, _container_id: str) -> None:
     """Listen to nothing."""
 
 
+Stream = Literal["stdout", "stderr"]
+LastWords = Mapping[Stream, bytes]
+
+
 class Sandbox(Protocol):
     """One started container. Every call is bounded but `wait`; every call after `remove` is an `EngineError` or does nothing."""
 
@@ -155,6 +161,10 @@ class Sandbox(Protocol):
 
     async def log(self) -> bytes:
         """Return the first and last of what it printed, at most `LOG_BYTES_MAX` and a line that says what was dropped."""
+        ...
+
+    async def last_words(self) -> LastWords:
+        """Return the last of what it printed on each stream, at most `LAST_WORDS_BYTES_MAX` of each."""
         ...
 
     async def remove(self) -> None:

@@ -27,6 +27,7 @@ from sandbox.runtime.container_spec import (
     EngineFacts,
     Exit,
     FoundContainer,
+    LastWords,
     OnStep,
     SlotSpec,
     unheard,
@@ -199,6 +200,10 @@ class DockerSandbox:
     async def log(self) -> bytes:
         """Return the first and last of what it printed, at most `LOG_BYTES_MAX` and a line that says what was dropped."""
         return self._output.kept.value()
+
+    async def last_words(self) -> LastWords:
+        """Return the last of what it printed on each stream, at most `LAST_WORDS_BYTES_MAX` of each."""
+        return self._output.last_words
 
     async def remove(self) -> None:
         """Kill it if need be and remove it; idempotent, and safe in a `finally`."""

@@ -3,7 +3,10 @@
 import asyncio
 from typing import cast
 
+from sandbox.runtime.container_spec import LAST_WORDS_BYTES_MAX, LastWords, Stream
+
 _HEADER_BYTES = 8
+_STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 _BURST_BYTES = 1 << 20
 _REST_S = 0.01
 
@@ -45,17 +48,24 @@ class HeadAndTail:
 
 
 class AttachedOutput(asyncio.Protocol):
-    """Reads the engine's attach stream (8 bytes of header, then a frame) into a `HeadAndTail`."""
+    """Reads the engine's attach stream (8 bytes of header, then a frame) into a `HeadAndTail`, and the last of each stream by itself."""
 
     def __init__(self, bytes_max: int, preread: bytes = b"") -> None:
         self.kept = HeadAndTail(bytes_max)
         self.ended = asyncio.Event()
+        self._last: dict[Stream, bytearray] = {}
         self._header = bytearray()
+        self._stream: Stream = "stdout"
         self._frame_left = 0
         self._burst = 0
         self._transport: asyncio.ReadTransport | None = None
         self._resume: asyncio.TimerHandle | None = None
         self._parse(preread)
+
+    @property
+    def last_words(self) -> LastWords:
+        """Return the last of each stream that said anything."""
+        return {stream: bytes(last[-LAST_WORDS_BYTES_MAX:]) for stream, last in self._last.items()}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start reading."""
@@ -93,10 +103,18 @@ class AttachedOutput(asyncio.Protocol):
                 self._header += view[:wanted]
                 view = view[wanted:]
                 if len(self._header) == _HEADER_BYTES:
+                    self._stream = _STREAMS.get(self._header[0], "stdout")
                     self._frame_left = int.from_bytes(self._header[4:], "big")
                     self._header.clear()
                 continue
             frame = view[: self._frame_left]
             self.kept.feed(bytes(frame))
+            self._hear(bytes(frame[-LAST_WORDS_BYTES_MAX:]))
             self._frame_left -= len(frame)
             view = view[len(frame) :]
+
+    def _hear(self, data: bytes) -> None:
+        last = self._last.setdefault(self._stream, bytearray())
+        last += data
+        if len(last) > 2 * LAST_WORDS_BYTES_MAX:  # in large steps, as above
+            del last[:-LAST_WORDS_BYTES_MAX]

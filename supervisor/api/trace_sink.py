@@ -24,9 +24,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from sandbox.contract.ids import trace_id
+from sandbox.log import Log
 from supervisor.api.span_lines import spans_of
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 PAYLOAD_BYTES_MAX = 16 << 20
 QUEUE_PAYLOADS_MAX = 1_000
@@ -105,14 +106,14 @@ class TraceSink:
             request = _parsed(payload)
         except ValueError as error:
             self.rejected += 1
-            log.warning("telemetry.rejected", extra={"reason": str(error)})
+            log.warning("spans.unreadable", error=error)
             return
         self.rejected += _keep(request, lambda service, span: _is_due(service, span, run_id, from_executor=from_executor))
         try:
             is_new = self._append(run_id, request)
         except OSError as error:
             self.rejected += 1
-            log.warning("telemetry.unwritten", extra={"run_id": run_id, "reason": str(error)})
+            log.warning("spans.unwritten", error=error, run_id=run_id)
             return
         if is_new and self._export:
             self._export(request.SerializeToString())
@@ -234,7 +235,7 @@ async def exporter(environment: Mapping[str, str]) -> AsyncIterator[Callable[[by
         try:
             queue.put_nowait(request)
         except asyncio.QueueFull:
-            log.warning("telemetry.dropped")
+            log.warning("spans.dropped", "the collector is too slow")
 
     async with httpx2.AsyncClient(timeout=EXPORT_TIMEOUT_S, headers=_headers(environment)) as client, asyncio.TaskGroup() as tasks:
         sending = tasks.create_task(_send(client, url, queue))
@@ -244,7 +245,7 @@ async def exporter(environment: Mapping[str, str]) -> AsyncIterator[Callable[[by
             try:
                 await asyncio.wait_for(queue.join(), STOP_S)
             except TimeoutError:
-                log.warning("telemetry.dropped", extra={"payloads": queue.qsize()})
+                log.warning("spans.dropped", "the collector did not take all before the end", payloads=queue.qsize())
             sending.cancel()
 
 
@@ -254,9 +255,9 @@ async def _send(client: httpx2.AsyncClient, url: str, queue: asyncio.Queue[bytes
         try:
             reply = await client.post(url, content=request, headers={"content-type": "application/x-protobuf"})
             if reply.status_code >= 400:
-                log.warning("telemetry.refused", extra={"status": reply.status_code})
+                log.warning("spans.refused", "the collector refused spans", status=reply.status_code)
         except httpx2.HTTPError as error:
-            log.warning("telemetry.unsent", extra={"error": type(error).__name__})
+            log.warning("spans.unsent", "the collector does not answer", error=error)
         finally:
             queue.task_done()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from sandbox.contract.blob import BlobRef
 from sandbox.contract.credentials import FILE_BYTES_MAX, SupervisorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError, ConfigError, UsageError
 from sandbox.contract.wire import Heartbeat, Progress
+from sandbox.log import Log
 from supervisor import stack
 from supervisor.config import Config, StateDirectory
 from supervisor.pipeline.events import AnyEvent
@@ -33,7 +33,7 @@ from supervisor.pipeline.submit import (
 from supervisor.stack import Say
 from supervisor.store.client import FleetClient, NatsFleetClient
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 T = TypeVar("T")
 
@@ -162,7 +162,7 @@ class BusClient:
             except NoAnswer:
                 raise
             except BrokerError as error:
-                log.info("asked again on %s: %s", subject, error)
+                log.info("request.repeated", "asked again", error=error, subject=subject)
         return await self._ask(subject, request, AGAIN_S)
 
     async def _patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:

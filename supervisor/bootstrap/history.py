@@ -1,15 +1,15 @@
 """Keeps the history in SQL beside a leading supervisor; not what is in it (`store/projection.py`), nor whether anybody leads."""
 
 import asyncio
-import logging
 from typing import Final
 
 from sandbox.bus import Connection
+from sandbox.log import Log
 from supervisor.config import Config, StateDirectory
 from supervisor.store.history.projection import HistoryAway, Projection, keep
 from supervisor.store.log.jetstream import JetStreamEventLog
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 AGAIN_S: Final = 60.0
 
@@ -26,8 +26,8 @@ async def keep_history(config: Config, connection: Connection) -> None:
             with Projection.at(StateDirectory(config.state_directory).history, config.database_url) as database:
                 await keep(JetStreamEventLog(connection), database)
         except HistoryAway as error:
-            log.warning("no history is kept, runs go on without it: %s", error)
+            log.warning("history.none", "no history is kept, runs go on without it", error=error)
             return
         except Exception:  # a fault of ours in a copy must not stop the runs it is a copy of
-            log.exception("the history stands still")
+            log.exception("history.broke", "the history stands still")
             await asyncio.sleep(AGAIN_S)

@@ -1,12 +1,12 @@
 """`andon doctor --prove`: puts the executor's proof together with the supervisor's ledger, on this host's engine."""
 
-import logging
 import os
 from collections.abc import Sequence
 
 from sandbox.contract.errors import UsageError
 from sandbox.contract.wire import BudgetReply, BudgetRequest
 from sandbox.executor.prove.proof import prove
+from sandbox.log import set_level
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.image_build import BuildNetwork
 from sandbox.runtime.images import ensure_agent_image
@@ -55,7 +55,7 @@ async def prove_here(config: Config, oci_runtime: str | None, say: Say) -> Seque
     # A sandbox's uid has to reach its directories: modes are what the code says (as in `executor.__main__`).
     os.umask(0o022)
     # What the gateway warns of is what the attacks do.
-    logging.getLogger("sandbox.gateway").setLevel(logging.ERROR)
+    set_level("error", "sandbox.gateway")
     environment = process_environment()
     runtime = await DockerRuntime.connect(config.docker_host, environment.get("DOCKER_CONTEXT"))
     try:

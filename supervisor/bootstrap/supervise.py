@@ -1,7 +1,6 @@
 """What a supervisor process is made of: bus, log, mirror, gates, files, trace, around one orchestrator; and its standing by."""
 
 import asyncio
-import logging
 import os
 import shutil
 import socket
@@ -15,10 +14,12 @@ from sandbox.contract.errors import BrokerError, BrokerRefused, UsageError
 from sandbox.contract.ids import trace_id
 from sandbox.contract.price import shipped_prices
 from sandbox.contract.release import RELEASE
+from sandbox.log import Log
 from sandbox.mirror import Mirror
 from sandbox.telemetry import Spans
 from supervisor import delivery, stack
 from supervisor.api.metrics import Metrics
+from supervisor.api.said import say
 from supervisor.api.trace import RunTrace
 from supervisor.api.trace_sink import TraceSink, exporter, trace_ids_of
 from supervisor.bootstrap.history import keep_history
@@ -38,7 +39,7 @@ from supervisor.store.log.fenced import FencedLog
 from supervisor.store.log.jetstream import JetStreamEventLog
 from supervisor.store.log.lease import Leadership
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 PRESENCE_EVERY_S = 0.2
 STAND_BY_S = 0.5
@@ -70,7 +71,7 @@ async def supervise(config: Config, environment: Mapping[str, str], *, embedded:
             except BrokerError as error:
                 if not has_led or isinstance(error, BrokerRefused):
                     raise
-                log.warning("the broker is away: %s", error)
+                log.warning("broker.away", "the broker does not answer; trying on", error=error)
             await asyncio.sleep(STAND_BY_S)
 
 
@@ -112,6 +113,7 @@ async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership, export
     def observe(run: RunState, event: AnyEvent) -> None:
         witness.observe(run, event)
         metrics.follow(run, event)
+        say(run, event)
 
     async def figures() -> bytes:
         return metrics.text(orchestrator.open_runs, await link.executors(), sink.rejected)
@@ -129,11 +131,11 @@ async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership, export
                 tasks.create_task(_serve_pages(place.config, figures)),
             ]
             reason = await lead.wait_lost()
-            log.warning("leadership is lost, standing by: %s", reason)
+            log.warning("leadership.lost", "leadership is lost, standing by", reason=reason)
             for task in serving:
                 task.cancel()
     except* StaleWriter as stale:
-        log.warning("another supervisor writes the log, standing by: %s", _first(stale))
+        log.warning("leadership.overtaken", "another supervisor writes the log, standing by", error=_first(stale))
     except* BrokerError as away:
         raise BrokerError(str(_first(away))) from away
 
@@ -159,7 +161,7 @@ async def _serve_pages(config: Config, figures: Callable[[], Awaitable[bytes]]) 
     try:
         await http.serve(listen.host, listen.port, figures)
     except OSError as error:
-        log.warning("no pages at %s: %s", config.http, error.strerror)
+        log.warning("pages.unserved", "no pages are served", error=error, address=config.http)
 
 
 def _ports(place: Place, events: EventLog, link: NatsSupervisorLink, observe: Callable[[RunState, AnyEvent], None]) -> Ports:

@@ -1,11 +1,11 @@
 """Writes what a run's events say to its files and its trace (`runs/<id>/`); readable copies of the log, never in a run's way."""
 
 import asyncio
-import logging
 import time
 
 from sandbox.contract.errors import AndonError, BrokerError
 from sandbox.contract.wire import SupervisorLink
+from sandbox.log import Log
 from supervisor.api.run_files import RunFiles, files_of
 from supervisor.api.trace import RunTrace
 from supervisor.config import StateDirectory
@@ -14,7 +14,7 @@ from supervisor.pipeline.fold import apply, fold
 from supervisor.pipeline.run import FINAL, RunState
 from supervisor.store.log.event_log import EventLog
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 LOGS_QUEUE_MAX = 1_000
 EARLY_EVENTS_MAX = 10_000
@@ -58,7 +58,7 @@ class Witness:
             if run.exit_code is not None:
                 self._files[run.run_id].write_result(run)
         except OSError as error:
-            log.warning("files of run %s cannot be written: %s", run.run_id, error)
+            log.warning("files.unwritten", "files of the run cannot be written", error=error, run_id=run.run_id)
         if isinstance(event, AttemptEnded):
             self._fetch_log(event)
         if run.state in FINAL and (run.state != "landed" or run.delivered):
@@ -82,11 +82,11 @@ class Witness:
                 # As long a rest as the work took: a thousand runs may be torn, and claims, leases and requests come first.
                 await asyncio.sleep(max(REST_S, time.monotonic() - began_s))
             except BrokerError as error:
-                log.warning("files of run %s cannot be mended yet: %s", run_id, error)
+                log.warning("files.unmended", "files of the run cannot be mended yet", error=error, run_id=run_id)
                 await asyncio.sleep(AGAIN_S)
                 self._torn.put_nowait(run_id)
             except (OSError, ValueError) as error:
-                log.warning("files of run %s cannot be mended: %s", run_id, error)
+                log.warning("files.unmended", "files of the run cannot be mended", error=error, run_id=run_id)
                 self._files[run_id] = files_of(self._state, run_id)
                 self._early.pop(run_id, None)
 
@@ -129,7 +129,7 @@ class Witness:
                 data = await self._link.get_blob(event.log)
                 await asyncio.to_thread(files_of(self._state, event.run_id).write_log, *_attempt_of(event), data)
             except (AndonError, OSError) as error:
-                log.warning("the log of %s is not written: %s", event.job_id, error)
+                log.warning("output.unwritten", "a container's output is not written", error=error, job_id=event.job_id)
 
 
 def _attempt_of(event: AttemptEnded) -> tuple[str, int, int]:

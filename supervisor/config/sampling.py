@@ -1,9 +1,10 @@
 """Which runs' spans are kept (`OTEL_TRACES_SAMPLER`, ADR 28); asked once for each run, when it is accepted."""
 
-import logging
 from collections.abc import Mapping
 
-log = logging.getLogger(__name__)
+from sandbox.log import Log
+
+log = Log(__name__)
 
 _BITS = 64
 """Of a trace id that a ratio looks at, as OpenTelemetry's own sampler does: the lower half."""
@@ -28,7 +29,7 @@ def _ratio(environment: Mapping[str, str]) -> float:
     named = environment.get("OTEL_TRACES_SAMPLER", "").strip().lower()
     sampler = named.removeprefix("parentbased_") or "always_on"
     if sampler not in _SAMPLERS:
-        log.warning("OTEL_TRACES_SAMPLER %s is not known: every run is traced", named)
+        log.warning("sampler.unknown", "OTEL_TRACES_SAMPLER is not known: every run is traced", given=named[:40])
         return 1.0
     fixed = _SAMPLERS[sampler]
     return _argument(environment) if fixed is None else fixed
@@ -41,6 +42,6 @@ def _argument(environment: Mapping[str, str]) -> float:
     except ValueError:
         ratio = -1.0
     if not 0 <= ratio <= 1:
-        log.warning("OTEL_TRACES_SAMPLER_ARG %s is not a ratio from 0 to 1: every run is traced", text[:40])
+        log.warning("sampler.unknown", "OTEL_TRACES_SAMPLER_ARG is not a ratio from 0 to 1: every run is traced", given=text[:40])
         return 1.0
     return ratio

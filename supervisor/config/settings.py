@@ -19,6 +19,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
 from sandbox.contract.model import Frozen
+from sandbox.log import LEVEL, Level
 from supervisor.errors import ConfigError, UsageError
 
 CONFIG_FILE_BYTES_MAX = 64 << 10
@@ -44,6 +45,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "strict": ("ANDON_STRICT",),
     "database_url": ("ANDON_DATABASE_URL",),
     "disk_floor_mib": ("ANDON_DISK_FLOOR_MIB",),
+    "log_level": (LEVEL,),
     "docker_host": ("DOCKER_HOST",),
     "otlp_endpoint": ("OTEL_EXPORTER_OTLP_ENDPOINT",),
     "traceparent": ("TRACEPARENT",),
@@ -147,6 +149,8 @@ class Config(Frozen):
     """A PostgreSQL server that keeps the history; None: a file in the state directory. May hold a password: never printed."""
     disk_floor_mib: int = Field(1024, ge=0)
     """A supervisor whose state directory has less room takes no new runs, an executor no new jobs, until it has more; 0: always."""
+    log_level: Level = "info"
+    """From which level on the stack, its supervisor and its executor log."""
     docker_host: str | None = None
     """The engine's address; None: the current context, else the default socket (DECISIONS G15)."""
     otlp_endpoint: str | None = None
@@ -263,6 +267,8 @@ def _from_text(key: str, text: str) -> object:
     """Turn a variable into a value; `NO_COLOR` and `CI` count by being set to anything but a plain no."""
     if key in {"no_color", "ci"}:
         return key == "no_color" or text.lower() not in {"0", "false", "no", "off"}
+    if key == "log_level":
+        return text.lower()
     if key == "models":
         pairs = (each.strip().partition("=") for each in text.split(",") if each.strip())
         return {name.strip(): meant.strip() or None for name, _, meant in pairs}

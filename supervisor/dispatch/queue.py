@@ -6,7 +6,6 @@ published and not yet claimed: at most one job for each idle slot. A slot that p
 """
 
 import asyncio
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,10 +14,11 @@ from dataclasses import dataclass
 from sandbox.contract.errors import BrokerError, InfrastructureError
 from sandbox.contract.job import JobSpec
 from sandbox.contract.wire import Heartbeat, SupervisorLink
+from sandbox.log import Log
 from supervisor.dispatch.order import Answer, Waiting, in_turn, key_of
 from supervisor.dispatch.placement import Lane, Room, candidates
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 QUEUE_MAX = 10_000
 POLL_S_MIN = 0.005
@@ -135,7 +135,7 @@ class JobQueue:
             try:
                 released = await self._look()
             except BrokerError as error:
-                log.warning("queue.broker_away", extra={"waiting": len(self), "reason": str(error)})
+                log.warning("queue.stuck", "no job can be published now", error=error, waiting=len(self))
                 await asyncio.sleep(AWAY_S)
                 self._kicked.set()
                 continue

@@ -4,13 +4,13 @@ Commits are made from the same bytes, parents and times, so doing it again gives
 a substitute. Salvage refs of earlier attempts are not made again: their git bundles stay in the object store as long as it keeps them.
 """
 
-import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from sandbox.contract.errors import InfrastructureError
 from sandbox.contract.wire import SupervisorLink
 from sandbox.git import ANDON, in_thread, sizes
+from sandbox.log import Log
 from sandbox.mirror import Mirror
 from supervisor.gates.given import given_files, given_message
 from supervisor.gates.spec import parse_spec
@@ -20,7 +20,7 @@ from supervisor.pipeline.events import AnyEvent, JobJudged, Joined, RunAccepted,
 from supervisor.pipeline.machine import apply, pending
 from supervisor.pipeline.run import RunState
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 KNOWN_MAX = 10_000
 
@@ -48,7 +48,7 @@ class Restorer:
             return
         missing = await self._missing(run)
         if missing:
-            log.info("run.restored", extra={"run_id": run.run_id, "commits": len(missing)})
+            log.info("run.restored", "its commits are made again", run_id=run.run_id, commits=len(missing))
             await self._restore(await self._read(run.run_id), missing)
         self._whole[run.run_id] = None
         if len(self._whole) > KNOWN_MAX:

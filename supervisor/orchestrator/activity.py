@@ -1,14 +1,14 @@
 """What running attempts last said of themselves, for `why`; lossy, in memory, decides nothing."""
 
 import asyncio
-import logging
 from dataclasses import dataclass
 
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.wire import Progress
+from sandbox.log import Log
 from supervisor.orchestrator.ports import Ports
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 JOBS_MAX = 4096
 AGAIN_S = 5.0
@@ -36,7 +36,7 @@ class Activity:
                 async for progress in self._ports.link.progress():
                     self.note(progress)
             except BrokerError as error:
-                log.warning("activity.unheard", extra={"reason": str(error)})
+                log.warning("progress.unheard", "what attempts do is not heard now", error=error)
             await asyncio.sleep(AGAIN_S)
 
     def note(self, progress: Progress) -> None:

@@ -6,11 +6,11 @@ that is not in flight. An effect checks that its command is still wanted before 
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 
 from sandbox.contract.errors import AndonError, BrokerError, InfrastructureError
+from sandbox.log import Log
 from supervisor.orchestrator.effects import effect_of
 from supervisor.orchestrator.ports import Ports
 from supervisor.pipeline.commands import Append, Command, Deliver, Publish
@@ -19,7 +19,7 @@ from supervisor.pipeline.machine import apply, decide, is_due, pending
 from supervisor.pipeline.run import FINAL, JobState, RunState
 from supervisor.store.log.event_log import StaleWriter
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 INBOX_MAX = 1024
 APPENDS_MAX = 10_000
@@ -135,7 +135,7 @@ class RunActor:
             try:
                 self._start(await self._follow(commands))
             except BrokerError as error:
-                log.warning("run.waits_for_log", extra={"run_id": self.state.run_id, "reason": str(error)})
+                log.warning("events.unwritten", "the run waits for its log", error=error)
                 await self.ports.sleep(AWAY_S)
                 commands = pending(self.state)
             else:
@@ -230,7 +230,7 @@ class RunActor:
         try:
             self.ports.observe(self.state, event)
         except Exception:  # an observer (spans, files) must not stop the line
-            log.exception("event.unobserved", extra={"run_id": self.state.run_id, "type": event.type})
+            log.exception("event.unobserved", "files or trace lack an event", type=event.type)
 
     def _note_held(self) -> None:
         now = self.ports.monotonic()
@@ -271,12 +271,12 @@ class RunActor:
                 await effect_of(self, command)
             except InfrastructureError as error:
                 failure = error
-                log.warning("effect.retried", extra={"run_id": self.state.run_id, "command": type(command).__name__, "reason": str(error)})
+                log.warning("step.retried", "tried again", error=error, command=type(command).__name__)
             except AndonError as error:
                 return await self._give_up(command, error, "fail")
             except Exception as error:
                 # Our bug, in one run's gate or git call: the others go on, this one keeps its work and can be resumed after a fix.
-                log.exception("effect.broke", extra={"run_id": self.state.run_id, "command": type(command).__name__})
+                log.exception("step.broke", command=type(command).__name__)
                 failure = InfrastructureError(f"internal error in {type(command).__name__.lower()}: {error!r}")
                 break
             else:

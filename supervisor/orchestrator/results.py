@@ -1,20 +1,20 @@
 """Takes finished attempts from the bus into their runs: checks the token, keeps the result, salvages the work; judges nothing."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
 from sandbox.contract.errors import AndonError, InfrastructureError
 from sandbox.contract.ids import attempt_path
 from sandbox.contract.result import AttemptResult
 from sandbox.contract.wire import StoredResult
+from sandbox.log import Log, about, of_attempt
 from supervisor.orchestrator.actor import RunActor
 from supervisor.orchestrator.claims import Find, sha256_of
 from supervisor.orchestrator.ports import Ports
 from supervisor.pipeline.events import AnyEvent, AttemptEnded
 from supervisor.pipeline.run import JobState, RunState
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 AT_ONCE_MAX = 8
 """Results that are taken in at the same time; the others stay on the bus."""
@@ -37,6 +37,10 @@ class Results:
                 tasks.create_task(self._take_one(stored))
 
     async def _take_one(self, stored: StoredResult) -> None:
+        with about(**of_attempt(stored.result.job_id, stored.result.attempt, is_executors=False)):
+            await self._take_in(stored)
+
+    async def _take_in(self, stored: StoredResult) -> None:
         try:
             await self._take(stored.result)
             # Confirmed after its event is in the log: a crash in between takes it twice, the other order loses it.
@@ -44,9 +48,9 @@ class Results:
             self._ports.queue.kick()
         except InfrastructureError as error:
             # Not confirmed, so the bus delivers it again.
-            log.warning("result.put_back", extra={"job_id": stored.result.job_id, "reason": str(error)})
+            log.warning("result.put_back", "the result is taken again later", error=error)
         except Exception:  # our bug on one result: the others go on; it comes again, and the watch ends its attempt in time
-            log.exception("result.broke", extra={"job_id": stored.result.job_id})
+            log.exception("result.broke", "a result could not be taken")
         finally:
             self._room.release()
 
@@ -55,7 +59,7 @@ class Results:
         run = actor.state if actor is not None else await self._load(result.run_id)
         job = run.jobs.get(result.job_id) if run is not None else None
         if run is None or job is None or not _counts(job, result):
-            log.warning("result.ignored", extra={"job_id": result.job_id, "attempt": result.attempt, "executor": result.executor})
+            log.warning("result.ignored", "a result of an attempt that does not count", executor=result.executor)
             return
         is_current = job.current is not None and job.current.attempt == result.attempt
         if any(one.attempt == result.attempt and one.ended is not None and one.ended.result is not None for one in job.attempts):
@@ -74,7 +78,7 @@ class Results:
         except InfrastructureError:
             raise
         except AndonError as error:  # it is not acceptable as git: the gate says so again, as a finding
-            log.warning("result.not_salvaged", extra={"job_id": result.job_id, "reason": str(error)})
+            log.warning("result.unsalvaged", "what the attempt left is not acceptable", error=error)
             return None
 
     async def _end(self, actor: RunActor, result: AttemptResult, salvage_ref: str | None) -> None:

@@ -1,9 +1,9 @@
 """The supervisor's heart: takes up every open run from the log, serves executors and CLIs, until cancelled. Composition only."""
 
 import asyncio
-import logging
 
 from sandbox.contract.errors import BrokerError
+from sandbox.log import Log, about, of_run
 from supervisor.orchestrator.activity import Activity
 from supervisor.orchestrator.actor import RunActor
 from supervisor.orchestrator.claims import Desk
@@ -14,7 +14,7 @@ from supervisor.orchestrator.watch import Watch
 from supervisor.pipeline.machine import apply, fold
 from supervisor.pipeline.run import FINAL, RunState
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 READ_AT_ONCE = 64
 """Events folded before other tasks, e.g. the lease's renewal, have their turn."""
@@ -59,10 +59,10 @@ class Orchestrator:
             self._tasks = tasks
             began_s = self._ports.monotonic()
             await self._take_up()
-            rebuilt_s = round(self._ports.monotonic() - began_s, 3)
+            rebuilt_ms = round((self._ports.monotonic() - began_s) * 1000)
             await self._ports.link.serve(self._desk, self._requests.handlers())
             self.ready.set()
-            log.info("supervisor.ready", extra={"open_runs": len(self._actors), "rebuilt_s": rebuilt_s})
+            log.info("supervisor.ready", open_runs=len(self._actors), duration_ms=rebuilt_ms)
             tasks.create_task(self._begin(tuple(self._actors.values())))
             tasks.create_task(self._ports.queue.run())
             tasks.create_task(self._results.consume())
@@ -78,7 +78,7 @@ class Orchestrator:
         try:
             runs = await self._read_all()
         except ValueError:  # one event that cannot be read must not keep the other runs from being taken up
-            log.exception("log.unreadable")
+            log.exception("events.unreadable", "an event cannot be read; the runs are read one by one")
             runs = [run for run_id in await self._ports.log.runs() if (run := await self._load(run_id)) is not None]
         for run in runs:
             self._requests.remember(run)
@@ -124,7 +124,7 @@ class Orchestrator:
             events = await self._ports.log.read(run_id)
             return fold(events) if events else None
         except ValueError:
-            log.exception("run.unreadable", extra={"run_id": run_id})
+            log.exception("run.unreadable", run_id=run_id)
             return None
 
     def _open(self, run: RunState) -> RunActor:
@@ -136,7 +136,8 @@ class Orchestrator:
 
     async def _live(self, actor: RunActor) -> None:
         try:
-            await actor.main()
+            with about(**of_run(actor.state.run_id, f"{actor.state.sampled:02x}")):
+                await actor.main()
         finally:
             # A run that is not over stays: whoever still asks of it while this supervisor stands down is told to ask again, not that
             # the run is unknown, which would end an attempt the next leader goes on with.

@@ -5,7 +5,6 @@ slept through, declares anybody dead.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from functools import partial
 
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.wire import Heartbeat, JoinRequest, Notice
+from sandbox.log import Log
 from supervisor.orchestrator.actor import RunActor
 from supervisor.orchestrator.effects import copy_name, end_as_lost
 from supervisor.orchestrator.ports import Ports
@@ -21,7 +21,7 @@ from supervisor.pipeline.machine import may_claim
 from supervisor.pipeline.run import JobState, RunState
 from supervisor.pipeline.survey import stage_of
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 EVERY_S = 1.0
 CUT_GRACE_S = 8.0
@@ -73,7 +73,7 @@ class Watch:
                     # Without the bus nobody can be told dead from silent; the clocks start anew when it is back.
                     self._missing_since.clear()
                     self._cut.clear()
-                    log.warning("watch.blind", extra={"reason": str(error)})
+                    log.warning("watch.blind", "who is there is not seen now", error=error)
 
     async def _listen(self) -> None:
         async for notice in self._ports.link.notices():
@@ -154,7 +154,7 @@ class Watch:
     async def _forget(self, gone: set[str]) -> None:
         """Remove the lanes of executors that are gone for good; one that comes back joins, and gets them again."""
         for name in gone & self._lanes.keys():
-            log.info("executor.gone", extra={"executor": name})
+            log.info("executor.gone", executor=name)
             with suppress(BrokerError):  # then they stay, empty, until it joins or is dismissed
                 await self._ports.link.forget(name, self._lanes[name])
             del self._lanes[name]

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import fcntl
-import logging
 import os
 import signal
 import subprocess
@@ -16,14 +15,14 @@ from pathlib import Path
 from sandbox.contract.credentials import FILE_SUFFIX, write_credentials
 from sandbox.contract.errors import AndonError
 from sandbox.contract.release import RELEASE
-from sandbox.log import log_to_stderr
+from sandbox.log import LEVEL, Log, log_to_stderr
 from supervisor.config import ENVIRONMENT, PROVIDER_ENVIRONMENT, Config, StateDirectory, load, write_atomically
 from supervisor.errors import InfrastructureError
 from supervisor.stack.file import POLL_S, STOP_S, StackFile, fingerprint, listen_of
 from supervisor.store.broker.child import bound_to_us
 from supervisor.store.broker.embedded import EmbeddedBroker, supervisor_file
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 EXECUTOR_NAME = "local"
 GRACE_S = 2.0
@@ -56,7 +55,7 @@ class _Child:
             times = f"{RESTARTS_MAX + 1} times in {RESTARTS_WINDOW_S / 60:.0f} minutes"
             raise InfrastructureError(f"{self.name} ended {times}, last with exit code {self.process.returncode}")
         self._deaths.append(now)
-        log.warning("%s ended with exit code %s and is started again", self.name, self.process.returncode)
+        log.warning("child.restarted", f"{self.name} ended and is started again", exit_code=self.process.returncode)
         self.process = self._start()
         return True
 
@@ -115,7 +114,7 @@ class _Stack:
         argv += ["--state", str(self._state.executor), "--slots", str(self._config.slots)]
         # The data plane never sees the history's password.
         environment = {name: value for name, value in self._environment.items() if name not in ENVIRONMENT["database_url"]}
-        return _Child("executor", argv, environment)
+        return _Child("executor", argv, {**environment, LEVEL: self._config.log_level})
 
     async def _watch(self, broker: EmbeddedBroker, children: list[_Child]) -> None:
         """Write the stack file whenever a process changed, and return when the stack should stop."""
@@ -187,8 +186,8 @@ def _take(lock: int) -> bool:
 
 def main(arguments: list[str]) -> int:
     """Run the stack process; a second one on the same state directory ends at once with 0."""
-    log_to_stderr("andon-stack")
     config = load()
+    log_to_stderr("andon-stack", os.environ, config.log_level)
     state = StateDirectory.open(config.state_directory)
     if "--keep" in arguments:
         (state.root / "stack.keep").touch(mode=0o600)
@@ -200,6 +199,6 @@ def main(arguments: list[str]) -> int:
     try:
         asyncio.run(_Stack(config, state, dict(os.environ), clients).run())
     except AndonError as error:
-        log.error("the stack ends: %s", error)  # noqa: TRY400 - no trace: the message says what, which and what to do
+        log.error("stack.failed", f"the stack ends: {error}")  # noqa: TRY400 - no trace: the message says what, which and what to do
         return error.exit_code
     return 0

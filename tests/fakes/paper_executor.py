@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--label", action="append", default=[])
-    log_to_stderr("andon-paper")
+    log_to_stderr("andon-paper", os.environ)
     os.umask(0o022)
     asyncio.run(_serve(parser.parse_args(arguments)))
     return 0

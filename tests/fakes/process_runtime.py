@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sandbox.contract.errors import EngineError
 from sandbox.contract.job import Limits
-from sandbox.runtime.container_spec import EngineFacts, Exit, FoundContainer, OnStep, SlotSpec, unheard
+from sandbox.runtime.container_spec import LAST_WORDS_BYTES_MAX, EngineFacts, Exit, FoundContainer, LastWords, OnStep, SlotSpec, unheard
 
 INSTANCE_VARIABLE = "ANDON_PAPER_INSTANCE"
 ID_VARIABLE = "ANDON_PAPER_ID"
@@ -138,6 +138,10 @@ class ProcessSandbox:
     async def log(self) -> bytes:
         """Return what it printed."""
         return self._log.read_bytes()
+
+    async def last_words(self) -> LastWords:
+        """Return the last of what it printed; both streams are one file."""
+        return {"stdout": self._log.read_bytes()[-LAST_WORDS_BYTES_MAX:]}
 
     async def remove(self) -> None:
         """Kill what is left of the group."""

@@ -14,7 +14,7 @@ from sandbox.contract.result import CheckReport
 from sandbox.contract.scope import WriteScope
 from sandbox.executor.outputs import Shelf, sealed
 from sandbox.git import Git
-from sandbox.log import JsonLines, PlainLines
+from sandbox.log import JsonLines, Log, PlainLines
 from sandbox.mirror import pack_of
 from sandbox.workspace.provision import provision
 from supervisor.api.inert import inert, inert_line
@@ -80,10 +80,8 @@ def logged(logger: logging.Logger, formatter: logging.Formatter, *, failing: boo
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logger.handlers[:] = [handler]
-    try:
-        raise ValueError(FORGED)
-    except ValueError as error:
-        logger.error("attempt.ended", extra={"reason": FORGED}, exc_info=error if failing else None)
+    said = Log(logger.name)
+    (said.exception if failing else said.error)("attempt.ended", FORGED, error=ValueError(FORGED), reason=FORGED)
     return stream.getvalue()
 
 
@@ -94,8 +92,8 @@ def test_text_makes_no_record(logger: logging.Logger, failing: bool):
     text = logged(logger, JsonLines("andon-exec"), failing=failing)
 
     assert text.count("\n") == 1
-    assert json.loads(text)["msg"] == "attempt.ended"
-    usual = logged(logger, logging.Formatter("%(message)s %(reason)s"))
+    assert json.loads(text)["event"] == "attempt.ended"
+    usual = logged(logger, logging.Formatter("%(event)s %(message)s"))
     assert json.loads(usual.splitlines()[1])["verdict"] == "pass", "the control"
 
 
@@ -107,7 +105,7 @@ def test_at_a_terminal_a_record_is_one_line_and_its_exception_is_inert(logger: l
     begins_with_a_time = [line for line in text.splitlines() if line[:2].isdigit() and line[2:3] == ":"]
     assert len(begins_with_a_time) == 1
     assert all(char.isprintable() or char == "\n" for char in text)
-    usual = logged(logger, logging.Formatter("%(asctime)s %(message)s %(reason)s", "%H:%M:%S"))
+    usual = logged(logger, logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     assert any(line.startswith("12:00:00 job.judged") for line in usual.splitlines()), "the control"
     assert "\x1b" in usual, "the control"
 

@@ -9,7 +9,6 @@ refusal is a 403 that names its rule (`Rule`). There is no CONNECT and no certif
 
 import asyncio
 import json
-import logging
 import re
 import time
 from collections.abc import Callable
@@ -27,8 +26,9 @@ from sandbox.gateway.registries.environment import tool_environment
 from sandbox.gateway.registries.fetch import NotThere, Unavailable
 from sandbox.gateway.registries.project import Project, ProjectFile
 from sandbox.gateway.registries.source import PackageSource
+from sandbox.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 PREFIX = "/registry/"
 REQUESTS_MAX = 5_000
@@ -186,7 +186,7 @@ class RegistryRoutes:
                 started_at,
                 self._now(),
             )
-            log.info("gateway.fetch", extra={"what": report.what, "status": report.status, "rule": report.rule, "bytes": report.size_bytes})
+            log.info("package.fetched", what=report.what, status=report.status, rule=report.rule, size_bytes=report.size_bytes)
             self._on_fetch(report)
 
     async def _answer(self, exchange: Exchange, served: "_Served") -> None:

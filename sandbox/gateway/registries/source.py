@@ -4,7 +4,6 @@ Not: which of them an attempt may have (`proxy`).
 """
 
 import asyncio
-import logging
 import subprocess
 import sys
 import tempfile
@@ -24,8 +23,6 @@ from sandbox.gateway.registries.cache import DiskCache
 from sandbox.gateway.registries.config import Index, Indexes, Places, read_indexes
 from sandbox.gateway.registries.fetch import Fetcher, Unavailable
 from sandbox.gateway.registries.project import BadDocument, Project, ProjectFile
-
-log = logging.getLogger(__name__)
 
 DOCUMENT_BYTES_MAX = 32 << 20
 """What an index says of one project."""

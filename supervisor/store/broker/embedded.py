@@ -6,7 +6,6 @@ find it, and holds a lock on its directory, which nats-server itself does not.
 
 import asyncio
 import json
-import logging
 import os
 import shutil
 import signal
@@ -23,13 +22,14 @@ from sandbox.bus import Connection
 from sandbox.bus.lifetimes import completed
 from sandbox.contract.credentials import Credentials, ExecutorCredentials, SupervisorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError, ConfigError, ConflictError
+from sandbox.log import Log
 from supervisor.store.broker.admission import LOCK_FILE, admit_executor, dismiss, reload
 from supervisor.store.broker.child import bound_to_us
 from supervisor.store.broker.config import OBSERVER
 from supervisor.store.broker.listen import ANY_PORT, Listen
 from supervisor.store.broker.site import PORTS, SUPERVISOR, Place, Site, held
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 START_S: Final = 15.0
 STOP_S: Final = 5.0
@@ -141,7 +141,7 @@ class EmbeddedBroker:
         """Start the server on the port it had, on any other if that is taken meanwhile and nobody named it."""
         site, port = self._site, self._site.port
         if port != ANY_PORT and site.place.listen.port == ANY_PORT and not _is_free(site.place.listen.host, port):
-            logger.warning("the broker's port is taken; its clients have to be started again", extra={"port": port})
+            logger.warning("broker.port_taken", "the broker's port is taken; its clients have to be started again", port=port)
             port = ANY_PORT
         site.port = await self._launch(port)
         site.write_own_files()
@@ -198,7 +198,7 @@ class EmbeddedBroker:
                 self._failed.set_result(f"nats-server died {RESTARTS_MAX + 1} times: {why or self._last_words()}")
                 return
             deaths.append(time.monotonic())
-            logger.warning("nats-server died; starting it again", extra={"exit_code": code})
+            logger.warning("broker.restarted", "nats-server died; starting it again", exit_code=code)
             try:
                 async with self._site.changing():
                     await self._start()
@@ -212,7 +212,7 @@ class EmbeddedBroker:
             try:
                 await self.renew_certificate()
             except (BrokerError, ConflictError) as error:
-                logger.warning("the broker's certificate was not looked at", extra={"error": str(error)})
+                logger.warning("certificate.unseen", "the broker's certificate was not looked at", error=error)
 
     async def _stop(self) -> None:
         process = self._process

@@ -7,7 +7,6 @@ there only our own tables are touched, and the history of another log is left al
 
 import asyncio
 import contextlib
-import logging
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -20,12 +19,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sandbox.contract.errors import BrokerError, InfrastructureError
 from sandbox.git import in_thread
+from sandbox.log import Log
 from supervisor.pipeline.events import AnyEvent
 from supervisor.store.history.rows import record
 from supervisor.store.history.tables import SCHEMA_VERSION, metadata, position
 from supervisor.store.log.event_log import EventLog, Head
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 BATCH: Final = 500
 """Events in one transaction at most."""
@@ -186,7 +186,7 @@ class Projection:
         file.replace(aside)
         for suffix in ("-wal", "-shm"):
             file.with_name(file.name + suffix).unlink(missing_ok=True)
-        log.warning("the history was not readable; it is set aside as %s and made anew from the event log", aside)
+        log.warning("history.set_aside", "the history was not readable; it is set aside and made anew from the event log", path=aside)
 
 
 async def keep(events: EventLog, database: Projection, *, check_s: float = CHECK_S) -> None:
@@ -196,14 +196,14 @@ async def keep(events: EventLog, database: Projection, *, check_s: float = CHECK
         try:
             async for _ in _kept(events, database, check_s):
                 if tries:
-                    log.warning("the history is kept again")
+                    log.warning("history.back", "the history is kept again")
                 tries = 0
         except Moved as error:
-            log.info("%s; looking again", error)
+            log.info("history.moved", f"{error}; looking again")
             await asyncio.sleep(RETRIES_S[0])
         except (HistoryAway, BrokerError, OSError, ValueError) as error:
             if tries == 0:
-                log.warning("the history is not kept now, runs go on without it: %s", error)
+                log.warning("history.away", "the history is not kept now, runs go on without it", error=error)
             await asyncio.sleep(RETRIES_S[min(tries, len(RETRIES_S) - 1)])
             tries += 1
 

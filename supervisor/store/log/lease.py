@@ -5,7 +5,6 @@ The library's key-value store is not used: its `put` and `update` drop the time 
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -15,8 +14,9 @@ from sandbox.bus import Connection, Superseded
 from sandbox.bus.lifetimes import completed
 from sandbox.contract import subjects
 from sandbox.contract.errors import BrokerError
+from sandbox.log import Log
 
-logger = logging.getLogger(__name__)
+logger = Log(__name__)
 
 TTL_S: Final = 6
 RENEW_S: Final = 2.0
@@ -102,7 +102,7 @@ class Leadership:
                 self._lost.set_result(f"another supervisor took it: {error}")
                 return
             except BrokerError as error:
-                logger.warning("the supervisor's lease was not renewed", extra={"error": str(error), "left_s": round(left, 1)})
+                logger.warning("leadership.unrenewed", "the supervisor's lease was not renewed", error=error, left_s=round(left, 1))
 
     async def _write(self, expected: int, timeout_s: float) -> None:
         """Write the lease if the broker's last write of it is `expected`; its end counts from before the write."""

@@ -53,10 +53,10 @@ async def paths_in(fleet: Fleet, result: AttemptResult) -> bytes:
 
 async def stopped_at_once(fleet: Fleet, process: subprocess.Popen[bytes]) -> None:
     """Send SIGTERM twice; two at once would be one."""
-    said = fleet.directory / "ex.out"
-    drains = said.read_text().count("draining")
+    said = fleet.directory / "ex.err"
+    drains = said.read_text().count("executor.draining")
     process.send_signal(signal.SIGTERM)
-    await until(lambda: said.read_text().count("draining") > drains, "it drains")
+    await until(lambda: said.read_text().count("executor.draining") > drains, "it drains")
     process.send_signal(signal.SIGTERM)
 
 
@@ -171,7 +171,7 @@ async def test_the_first_sigterm_lets_the_job_end_and_a_second_one_salvages_it(
             await fleet.link.publish_job(fleet.job(), "1")
             await until(lambda: has_made(fleet, "made.txt"), "the agent works")
             process.send_signal(signal.SIGTERM)
-            await until(lambda: "draining" in (directory / "ex.out").read_text(), "it says so")
+            await until(lambda: "executor.draining" in (directory / "ex.err").read_text(), "it says so")
             go_on(fleet)
             assert await asyncio.to_thread(process.wait, 60) == 0
         assert (await fleet.result()).outcome is Outcome.SUBMITTED
@@ -186,7 +186,8 @@ async def test_the_first_sigterm_lets_the_job_end_and_a_second_one_salvages_it(
         assert (cut.outcome, cut.cause) == (Outcome.KILLED, "cancelled")
         assert await paths_in(fleet, cut)
         assert states_of(fleet, engine.url) == []
-        assert (directory / "ex.err").read_bytes() == b""
+        assert (directory / "ex.out").read_bytes() == b""
+        assert all(line.startswith("{") for line in (directory / "ex.err").read_text().splitlines())
 
 
 async def test_a_tree_outside_the_limits_is_kept_beside_the_result(

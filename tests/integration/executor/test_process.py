@@ -1,6 +1,7 @@
 """`andon executor` as a process: what it says, on which stream, and the code it ends with."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -46,9 +47,14 @@ def an_executor(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
-    """Return the exit code and the lines of stderr."""
+    """Return the exit code and the last words."""
     _, err = process.communicate(timeout=60)
-    return process.returncode, err.splitlines()
+    return process.returncode, last_words(err)
+
+
+def last_words(err: str) -> list[str]:
+    """Return the lines of stderr that are for a person; every other one is a record of the log."""
+    return [line for line in err.splitlines() if not line.startswith("{")]
 
 
 def test_without_an_engine_it_ends_with_one_line(creds: Path, directory: Path):
@@ -77,13 +83,14 @@ def test_wrong_credentials_end_it_with_one_line(creds: Path, directory: Path, wr
 
 
 async def test_a_broker_that_is_away_is_waited_for_and_its_state_is_taken(engine: TestEngine, creds: Path, directory: Path):
-    """It says so on stdout, refuses a second executor meanwhile, and ends well when it is told to."""
+    """It says so in its log, refuses a second executor meanwhile, and ends well when it is told to."""
     arguments = ("--creds", str(creds), "--state", str(directory / "s"))
     first = an_executor(*arguments, DOCKER_HOST=engine.url)
     try:
-        assert first.stdout is not None
-        line = await asyncio.wait_for(asyncio.to_thread(first.stdout.readline), 60)
-        assert "no broker at nats://127.0.0.1:9" in line
+        assert first.stderr is not None
+        line = json.loads(await asyncio.wait_for(asyncio.to_thread(first.stderr.readline), 60))
+        assert (line["event"], line["worker_id"]) == ("broker.awaited", "ex1")
+        assert "no broker at nats://127.0.0.1:9" in line["msg"]
 
         code, lines = ended(an_executor(*arguments, DOCKER_HOST=engine.url))
         assert (code, len(lines)) == (2, 1)
@@ -100,7 +107,7 @@ async def test_a_revoked_key_ends_it_with_one_line(engine: TestEngine, directory
     """While it runs, and when it starts again."""
     del engine
     async with a_fleet(directory, NOTHING) as fleet:
-        said, errors = directory / "ex.out", directory / "ex.err"
+        said = directory / "ex.err"
         async with an_executor_process(fleet) as process:
             await until(lambda: said.exists() and "joined the fleet as ex1" in said.read_text(), "it joins")
             await fleet.broker.remove_executor("ex1")
@@ -108,7 +115,7 @@ async def test_a_revoked_key_ends_it_with_one_line(engine: TestEngine, directory
         async with an_executor_process(fleet) as process:
             assert await asyncio.to_thread(process.wait, 60) == 5
 
-        first, second = errors.read_text().splitlines()
+        first, second = last_words(said.read_text())
         assert "gone for good" in first
         assert "refuses the key of ex1" in second
 
@@ -121,6 +128,6 @@ async def test_a_refused_executor_ends_with_one_line(engine: TestEngine, directo
         async with an_executor_process(fleet) as process:
             assert await asyncio.to_thread(process.wait, 60) == 2
 
-        (line,) = (directory / "ex.err").read_text().splitlines()
+        (line,) = last_words((directory / "ex.err").read_text())
         assert line.startswith("andon executor: the supervisor refuses this executor: protocol 2 is needed")
         assert "supervisor is release 9.9" in line

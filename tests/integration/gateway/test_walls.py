@@ -276,7 +276,7 @@ async def test_the_key_is_nowhere_but_upstream(tmp_path: Path, caplog: pytest.Lo
 
     assert len(upstream.requests) == 4
     assert b"hello" in seen
-    for text in (seen.decode(), told, session.recording().decode(), caplog.text):
+    for text in (seen.decode(), told, session.recording().decode(), caplog.text, str([record.__dict__ for record in caplog.records])):
         assert KEY not in text
         assert KEY.upper() not in text.upper()
 
@@ -309,7 +309,7 @@ async def test_a_fault_of_ours_ends_one_request(tmp_path: Path, caplog: pytest.L
 
     assert (status_of(reply), status_of(after)) == (500, 200)
     assert b"our bug" not in reply
-    assert "gateway.fault" in caplog.text
+    assert [record.__dict__["event"] for record in caplog.records] == ["gateway.broke"]
 
 
 def test_a_model_without_a_price_opens_no_gateway(tmp_path: Path):

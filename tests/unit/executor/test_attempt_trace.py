@@ -18,7 +18,7 @@ from sandbox.executor.attempt_trace import AttemptTrace
 from sandbox.executor.config import Host
 from sandbox.executor.sandboxed import running_sandbox
 from sandbox.executor.slots import Slot
-from sandbox.runtime.container_spec import Exit, OnStep, Sandbox, SlotSpec, unheard
+from sandbox.runtime.container_spec import Exit, LastWords, OnStep, Sandbox, SlotSpec, unheard
 from sandbox.telemetry import Context
 from tests.fakes.gateway import open_gateway
 from tests.fakes.memory_bus import MemoryBroker, MemoryExecutorLink
@@ -47,6 +47,9 @@ class Box:
 
     async def log(self) -> bytes:
         return b""
+
+    async def last_words(self) -> LastWords:
+        return {}
 
     pause = unpause = kill = remove
 
