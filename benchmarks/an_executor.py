@@ -100,6 +100,7 @@ def _host(config: ExecutorConfig, link: MemoryExecutorLink, mirror: Mirror, runt
         exec_spans=Spans("andon-exec", "bench"),
         gateway_spans=Spans("andon-gw", "bench"),
         agent_spans=Spans("andon-agent", "bench"),
+        user_spans=Spans("andon-user", "bench"),
         instance=f"bench-{os.getpid()}",
         missing=(),
         tool_environment={},

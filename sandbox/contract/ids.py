@@ -86,6 +86,22 @@ def program_span_id(path: str) -> str:
     return span_id(f"{path}#program")
 
 
+def check_span_id(program: str, name: str) -> str:
+    """Return the derived span of a check; `program` is its program's span id, so that runner and host name the same one."""
+    return span_id(f"{program}#check#{name}")
+
+
+def sandbox_span_id(program: str, sender: str, given: str) -> str:
+    """Return the span that is made for one of a sandbox: no id it gives, of 16 hex digits, is the id of a span of ours.
+
+    Args:
+        program: Span id of the program in that sandbox.
+        sender: Who made it: `program`, or `user` for whatever runs in a tool or a check.
+        given: The id it came with.
+    """
+    return span_id(f"{program}#{sender}#{given}")
+
+
 def queue_span_id(path: str) -> str:
     """Return the derived span of the wait before a job's first attempt."""
     return span_id(f"{path}#queue")

@@ -13,13 +13,14 @@ from typing import TypeVar
 from opentelemetry.trace import SpanKind
 
 from sandbox.contract.errors import AndonError
-from sandbox.contract.ids import attempt_path, process_span_id, program_span_id, queue_span_id
+from sandbox.contract.ids import attempt_path, check_span_id, process_span_id, program_span_id, queue_span_id
 from sandbox.contract.result import CheckReport, Outcome
 from sandbox.contract.wire import ClaimReply, Delivery
 from sandbox.executor.config import Host
 from sandbox.executor.ending import Ending
 from sandbox.gateway.chat_span import chat_span
 from sandbox.gateway.fetch_span import fetch_span
+from sandbox.gateway.otlp_body import TracesBody
 from sandbox.gateway.otlp_relay import OtlpRelay
 from sandbox.gateway.registries.proxy import FetchReport
 from sandbox.gateway.session import Session
@@ -90,9 +91,15 @@ class AttemptTrace:
         published = self._delivery.published_at
         # A later attempt waited for its turn to be repeated, not in the queue; its stage begins with its claim.
         if published and self._delivery.deliveries == 1 and self._grant.attempt == 1:
-            own_id = queue_span_id(self._path)
+            # A job waits in the supervisor until an executor has room, and then on its lane: one wait.
+            start = min(self._grant.dispatched_at or published, published)
             wait = self._host.exec_spans.start(
-                "queue wait", trace_id=parent.trace_id, parent=parent.span_id, span_id=own_id, start=published
+                "queue wait",
+                trace_id=parent.trace_id,
+                parent=parent.span_id,
+                span_id=queue_span_id(self._path),
+                start=start,
+                attributes={"andon.queue.unpublished_s": round(published - start, 3)},
             )
             wait.end(max(published, self._started_at))
 
@@ -128,10 +135,16 @@ class AttemptTrace:
             self._below(parent, name, start).end(max(start, end))
 
     def _below(
-        self, parent: OpenSpan, name: str, start: float | None = None, attributes: Mapping[str, Attribute] | None = None
+        self,
+        parent: OpenSpan,
+        name: str,
+        start: float | None = None,
+        attributes: Mapping[str, Attribute] | None = None,
+        span_id: str | None = None,
     ) -> OpenSpan:
         of = parent.context
-        return self._host.exec_spans.start(name, trace_id=of.trace_id, parent=of.span_id, start=start, attributes=attributes)
+        make = self._host.exec_spans.start
+        return make(name, trace_id=of.trace_id, parent=of.span_id, span_id=span_id, start=start, attributes=attributes)
 
     @contextmanager
     def starting(self, image: str) -> Iterator[OnStep]:
@@ -174,7 +187,9 @@ class AttemptTrace:
         own_id = program_span_id(self._path)
         with self._host.exec_spans.span(self._name(), parent=parent, span_id=own_id, attributes=self._identity(box)) as span:
             self._program = span
-            self._relay = OtlpRelay(self._host.agent_spans, span.context, begun, time.time, {"container.id": box.container_id})
+            users = self._host.user_spans if self._parent is None or self._parent.sampled else None
+            box_id: dict[str, Attribute] = {"container.id": box.container_id}
+            self._relay = OtlpRelay(self._host.agent_spans, span.context, begun, time.time, box_id, users)
             try:
                 yield replace(span.context, sampled=self._parent is None or self._parent.sampled).traceparent
             finally:
@@ -225,17 +240,18 @@ class AttemptTrace:
         if self._program is not None:
             fetch_span(self._host.gateway_spans, self._program.context, report)
 
-    def on_traces(self, body: bytes) -> None:
-        """Take spans of the program inside, which are not trusted; the gateway calls this."""
+    def on_traces(self, body: TracesBody) -> None:
+        """Take spans of the program inside, and of tools and checks, which are not trusted; the gateway calls this."""
         if self._relay is not None:
             self._relay.take(body)
 
     def checks(self, reports: tuple[CheckReport, ...]) -> None:
-        """Make a span of each check, from what the runner said of it: shown, never believed."""
+        """Make a span of each check, from what the runner said of it: shown, never believed; what its commands traced hangs below it."""
         if self._program is None:
             return
         begun, ended = self._ran
         is_first = True
+        made: dict[str, str] = {}
         for report in reports:
             if report.exit is None or not report.exit.started_at:
                 continue
@@ -245,16 +261,22 @@ class AttemptTrace:
             if is_first:
                 self._past("checks prepare", self._program, min(self._booted_at, start), start)
             is_first = False
-            span = self._below(self._program, f"check {report.name}", start, attributes)
+            given = check_span_id(self._program.context.span_id, report.name)
+            span = self._below(self._program, f"check {report.name}", start, attributes, None if given in made else given)
+            made[given] = span.context.span_id
             if code is not None:
                 span.put({"process.exit.code": code})
             # A red check is a result, not an error of the system; one that hung is.
             span.end(min(start + report.exit.duration_s, ended), error_type="timeout" if code is None else None)
+        if self._relay is not None:
+            self._relay.finish(made)
 
     def payloads(self, ending: Ending, ended_at: float) -> list[bytes]:
         """End the attempt's span and return everything as gzip OTLP requests, each once."""
         if self._parent is None:
             return []
+        if self._relay is not None:
+            self._relay.finish()
         if self._process is not None:
             ok = ending.outcome is Outcome.SUBMITTED
             self._process.put({"cicd.pipeline.task.run.result": "success" if ok else "failure"})
@@ -268,7 +290,7 @@ class AttemptTrace:
         """
         if self._parent is None:
             return []
-        services = (self._host.exec_spans, self._host.gateway_spans, self._host.agent_spans)
+        services = (self._host.exec_spans, self._host.gateway_spans, self._host.agent_spans, self._host.user_spans)
         if not self._parent.sampled:
             return [figures for spans in services for figures in spans.measure(self._parent.trace_id)]
         return [payload for spans in services for payload in spans.drain(self._parent.trace_id)]

@@ -84,6 +84,8 @@ class Host:
     exec_spans: Spans
     gateway_spans: Spans
     agent_spans: Spans
+    user_spans: Spans
+    """Of a user's own code in tools and checks."""
     instance: str
     """Label of every container of this executor; the sweep touches no other."""
     missing: tuple[str, ...]

@@ -19,10 +19,14 @@ class Cap(NamedTuple):
     per_minute: int
 
 
+TRACES = "/v1/traces"
+OF_TOOLS = "/v1/traces of tools"
+"""Of tools and checks, so that they cannot use up what the program itself needs."""
 CAPS = {
     "/v1/messages": Cap(burst=120, per_minute=120),
     "/v1/messages/count_tokens": Cap(burst=120, per_minute=120),
-    "/v1/traces": Cap(burst=600, per_minute=600),
+    TRACES: Cap(burst=600, per_minute=600),
+    OF_TOOLS: Cap(burst=6_000, per_minute=6_000),  # an SDK may send each span by itself: more than are taken, so that none waits
     "/andon/assignment": Cap(burst=30, per_minute=60),
     "/andon/submit": Cap(burst=10, per_minute=30),
     "/healthz": Cap(burst=60, per_minute=600),

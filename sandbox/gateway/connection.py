@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection over a unix socket: framing by h11, every size and wait bounded; no routes, no policy."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -66,8 +66,11 @@ class Connection:
         timeouts: Timeouts,
         bodies: BodyAllowance,
         on_bytes: Callable[[], None],
+        gzip_targets: Collection[str] = (),
     ) -> None:
         self.peer = peer
+        self.gzip_targets = gzip_targets
+        """Targets whose bodies may come as gzip; the route unpacks them, bounded."""
         self.is_idle = True
         """No request is being read or answered: it may be closed to make room."""
         self._reader = reader
@@ -289,9 +292,9 @@ class Exchange:
         self._connection.release(self._held_bytes)
         self._held_bytes = 0
 
-    async def reply(self, status: int, body: bytes, *, headers: Iterable[tuple[str, str]] = ()) -> None:
-        """Send a whole JSON reply."""
-        await self.start(status, [("content-type", JSON_TYPE), ("content-length", str(len(body))), *headers])
+    async def reply(self, status: int, body: bytes, kind: str = JSON_TYPE, *, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """Send a whole reply of a media type."""
+        await self.start(status, [("content-type", kind), ("content-length", str(len(body))), *headers])
         await self.write(body)
         await self.end()
 
@@ -315,8 +318,10 @@ class Exchange:
         # h11 takes a request with both and ignores the length; another parser may not (ABUSE W12).
         if self.values("transfer-encoding") and self.values("content-length"):
             raise Refusal(400, "invalid_request_error", "both transfer-encoding and content-length", retry=False)
-        if any(value.strip().lower() != "identity" for value in self.values("content-encoding")):
-            raise Refusal(400, "invalid_request_error", "content-encoding: only identity", retry=False)
+        codings = self.values("content-encoding")
+        may_be_gzip = self.target in self._connection.gzip_targets
+        if any(value.strip().lower() != "identity" for value in codings) and not (may_be_gzip and codings == ["gzip"]):
+            raise Refusal(400, "invalid_request_error", f"content-encoding: only identity{' or gzip' * may_be_gzip}", retry=False)
 
 
 def _of_bounded_size(request: h11.Request) -> h11.Request:

@@ -1,9 +1,10 @@
 """The listener of one attempt: a unix socket, literal routes, a cap on connections; not what a route does (`session`)."""
 
 import asyncio
+import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,9 +12,8 @@ from typing import Self
 from sandbox.gateway.connection import BodyAllowance, Connection, Exchange, Timeouts
 from sandbox.gateway.peer import Peer, peer_of
 from sandbox.gateway.refusal import ClientGone, Refusal
-from sandbox.log import Log
 
-log = Log(__name__)
+log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 32
 OPEN_MAX = 4 * CONNECTIONS_MAX
@@ -39,6 +39,7 @@ class Server:
         timeouts: Timeouts | None = None,
         on_bytes: Callable[[], None] = lambda: None,
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
+        gzip_targets: Collection[str] = (),
     ) -> None:
         """Prepare a listener.
 
@@ -50,6 +51,7 @@ class Server:
             timeouts: How long a client may take.
             on_bytes: Called whenever bytes arrive.
             drain_timeout_s: How long leaving may wait for calls on their way before it cancels them.
+            gzip_targets: Targets whose routes unpack gzip themselves.
         """
         self._path = path
         self._routes = routes
@@ -59,6 +61,7 @@ class Server:
         self._timeouts = timeouts or Timeouts()
         self._on_bytes = on_bytes
         self._drain_timeout_s = drain_timeout_s
+        self._gzip_targets = gzip_targets
         self._bodies = BodyAllowance(BODIES_BYTES_MAX)
         self._connections: dict[Connection, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,7 +111,7 @@ class Server:
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.exception("gateway.connection_broke", "a connection broke", error=error)
+            log.error("gateway.connection_fault", exc_info=error)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._tasks) > OPEN_MAX:
@@ -119,7 +122,15 @@ class Server:
         except OSError:  # gone before we looked
             writer.transport.abort()
             return
-        connection = Connection(reader, writer, peer, timeouts=self._timeouts, bodies=self._bodies, on_bytes=self._on_bytes)
+        connection = Connection(
+            reader,
+            writer,
+            peer,
+            timeouts=self._timeouts,
+            bodies=self._bodies,
+            on_bytes=self._on_bytes,
+            gzip_targets=self._gzip_targets,
+        )
         try:
             if refusal := self._admission(peer):
                 await connection.turn_away(refusal)
@@ -132,7 +143,7 @@ class Server:
 
     def _admission(self, peer: Peer) -> Refusal | None:
         if self._peer_uid is not None and peer.uid != self._peer_uid:
-            log.warning("gateway.peer_refused", "another user came to the socket", uid=peer.uid)
+            log.warning("gateway.peer_refused", extra={"uid": peer.uid})
             return Refusal(403, "permission_error", "this socket belongs to another user", retry=False)
         if len(self._connections) >= CONNECTIONS_MAX:
             oldest_idle = next((connection for connection in self._connections if connection.is_idle), None)
@@ -153,7 +164,7 @@ class Server:
         except (Refusal, ClientGone):
             raise
         except Exception as error:  # our bug, in one request: the attempt's other requests and its clean-up go on
-            log.exception("gateway.broke", "a request broke")
+            log.exception("gateway.fault")
             raise Refusal(500, "api_error", "the gateway failed", retry=False) from error
 
     def _route_below(self, target: str) -> Route | None:

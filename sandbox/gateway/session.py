@@ -6,6 +6,7 @@ used one of them (D18); another process of the same sandbox gets 403 there.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,10 +20,11 @@ from sandbox.contract.job import Assignment, Submission
 from sandbox.contract.packages import Fetched, Packages
 from sandbox.contract.result import Usage
 from sandbox.contract.wire import RATE_WAIT_MAX_S, Ledger
-from sandbox.gateway.caps import Bucket, Cap
+from sandbox.gateway.caps import TRACES, Bucket, Cap
 from sandbox.gateway.cassette import CassetteSource, Replay
 from sandbox.gateway.connection import Exchange
 from sandbox.gateway.model_proxy import Gate, ModelProxy
+from sandbox.gateway.otlp_body import TracesBody
 from sandbox.gateway.peer import Peer
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.refusal import Refusal
@@ -31,18 +33,15 @@ from sandbox.gateway.server import Route, Server
 from sandbox.gateway.strict_json import parse_strictly
 from sandbox.gateway.tally import CallReport, Failure, Tally, View
 from sandbox.gateway.terms import Terms, Tuning
+from sandbox.gateway.traces_route import TracesRoute
 from sandbox.gateway.upstream import Provider, Source, Upstream
-from sandbox.log import Log
 
-log = Log(__name__)
+log = logging.getLogger(__name__)
 
 SOCKET_NAME = "gateway.sock"
 SUBMISSION_BYTES_MAX = 64 * 1024
 SETTLE_GRACE_S = 5.0
 """Beyond the drain: for the settlement of a call whose drain took all its time."""
-TRACES_REQUEST_BYTES_MAX = 1 << 20
-TRACES_BYTES_MAX = 10 << 20
-"""In one attempt; beyond it traces are refused and counted."""
 
 
 class Session:
@@ -60,7 +59,7 @@ class Session:
         peer_uid: int | None = None,
         headers: Mapping[str, str] | None = None,
         record: bool = False,
-        on_traces: Callable[[bytes], None] | None = None,
+        on_traces: Callable[[TracesBody], None] | None = None,
         on_call: Callable[[CallReport], None] | None = None,
         registries: RegistryRoutes | None = None,
         tuning: Tuning | None = None,
@@ -77,7 +76,7 @@ class Session:
             peer_uid: The only uid that may connect; None: any.
             headers: x-andon-* headers for the provider.
             record: Keep every call for a cassette.
-            on_traces: Takes each body of `POST /v1/traces` as it came: untrusted bytes. It must not block.
+            on_traces: Takes each body of `POST /v1/traces`, unpacked: untrusted bytes; large ones in a thread. It must not block.
             on_call: Told of every model call after it was settled. It must not block.
             registries: The package routes; None: every request for a package is refused.
             tuning: Prices, clock and waits, for tests.
@@ -94,13 +93,13 @@ class Session:
         self._model = model
         self._peer_uid = peer_uid
         self._headers = dict(headers or {})
-        self._on_traces = on_traces
         self._registries = registries or RegistryRoutes(None, "none", Packages(), base="")
         self._tally = Tally()
         self._gate = Gate()
         self._buckets = {target: Bucket(cap) for target, cap in self._tuning.caps.items()}
         if policy and isinstance(model, Replay):  # as fast as the host can; only the cap of the whole attempt holds
             self._buckets["/v1/messages"] = Bucket(Cap(burst=policy.calls_max, per_minute=policy.calls_max))
+        self._traces = TracesRoute(on_traces, self._buckets)
         self._owner: Peer | None = None
         self._assignment: Assignment | None = None
         self._is_assigned = asyncio.Event()
@@ -108,14 +107,12 @@ class Session:
         self._submission: Submission | None = None
         self._submitted_at: float | None = None
         self._first_byte_at: float | None = None
-        self._traces_bytes = 0
-        self._traces_refused = 0
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         routes: dict[tuple[str, str], Route] = {
             ("GET", "/healthz"): self._capped("/healthz", self._answer_health),
-            ("POST", "/v1/traces"): self._capped("/v1/traces", self._answer_traces),
+            ("POST", TRACES): self._answer_traces,
             ("GET", "/andon/assignment"): self._owned("/andon/assignment", self._answer_assignment),
             ("POST", "/andon/submit"): self._owned("/andon/submit", self._answer_submission),
         }
@@ -132,6 +129,7 @@ class Session:
                 peer_uid=self._peer_uid,
                 timeouts=self._tuning.client,
                 on_bytes=self._note_byte,
+                gzip_targets=(TRACES,),
                 drain_timeout_s=self._tuning.drain_s + SETTLE_GRACE_S,
             )
             await stack.enter_async_context(server)
@@ -252,7 +250,7 @@ class Session:
     def dropped(self) -> dict[str, int]:
         """What did not fit: recorded calls, requests with traces, requests beyond a route's cap."""
         capped = sum(bucket.refused for bucket in self._buckets.values())
-        return {"records": self._tally.records_dropped, "traces": self._traces_refused, "requests": capped}
+        return {"records": self._tally.records_dropped, "traces": self._traces.refused, "requests": capped}
 
     @property
     def pinned_to(self) -> Literal["process", "uid", "nobody"]:
@@ -286,13 +284,7 @@ class Session:
         async def checked(exchange: Exchange) -> None:
             self._owner = self._owner or exchange.peer
             if exchange.peer != self._owner:
-                log.warning(
-                    "gateway.second_peer",
-                    "a second process asked for the model",
-                    pid=exchange.peer.pid,
-                    owner=self._owner.pid,
-                    target=exchange.target,
-                )
+                log.warning("gateway.second_peer", extra={"pid": exchange.peer.pid, "owner": self._owner.pid, "target": exchange.target})
                 raise Refusal(403, "permission_error", "this route belongs to another process", retry=False)
             await capped(exchange)
 
@@ -335,14 +327,8 @@ class Session:
         await exchange.reply(200, b'{"accepted":true}')
 
     async def _answer_traces(self, exchange: Exchange) -> None:
-        body = await exchange.read_body(TRACES_REQUEST_BYTES_MAX)
-        if self._traces_bytes + len(body) > TRACES_BYTES_MAX:
-            self._traces_refused += 1
-            raise Refusal(429, "rate_limit_error", f"this attempt has sent its {TRACES_BYTES_MAX} bytes of traces", retry=False)
-        self._traces_bytes += len(body)
-        if self._on_traces:
-            self._on_traces(body)
-        await exchange.reply(200, b"{}")
+        # Whoever asks for the assignment is the program, and nothing else runs before it has one.
+        await self._traces.answer(exchange, is_from_program=self._owner in {None, exchange.peer})
 
 
 def _refused_submission(why: str) -> Refusal:

@@ -1,6 +1,6 @@
 """Leads from 127.0.0.1 to the gateway's socket, for programs that speak TCP only; it reads nothing of what passes, and decides nothing.
 
-`forwarding` runs it as a process of its own, so that the gateway sees another peer than the agent, and answers 403 on the
+`start_forwarder` runs it as a process of its own, so that the gateway sees another peer than the agent, and answers 403 on the
 routes that are the agent's alone (DECISIONS D18). A thread of the agent that calls `forward` lends its identity to whom
 `admits` lets in: for the process of a foreign agent (`drivers/route`), never for tools.
 """
@@ -36,15 +36,20 @@ def forwarding(gateway: Path, port: int) -> Iterator[int]:
         OSError: The port is taken.
     """
     with listening(port) as listener:
-        command = (sys.executable, "-I", "-m", "sandbox.inside.loopback", str(listener.fileno()), str(gateway))
-        # It is in its own session: the end of a tool's process group is not its end.
-        process = subprocess.Popen(command, env={}, stdin=subprocess.DEVNULL, pass_fds=(listener.fileno(),), start_new_session=True)
+        process = start_forwarder(listener, gateway)
         bound: int = listener.getsockname()[1]
     try:
         yield bound
     finally:
         process.kill()
         process.wait()
+
+
+def start_forwarder(listener: socket.socket, gateway: Path) -> subprocess.Popen[bytes]:
+    """Start the process that forwards what connects to `listener`; it has a copy of it, and ends when it is killed."""
+    command = (sys.executable, "-I", "-m", "sandbox.inside.loopback", str(listener.fileno()), str(gateway))
+    # It is in its own session: the end of a tool's process group is not its end.
+    return subprocess.Popen(command, env={}, stdin=subprocess.DEVNULL, pass_fds=(listener.fileno(),), start_new_session=True)
 
 
 def listening(port: int) -> socket.socket:

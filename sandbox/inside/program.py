@@ -6,6 +6,7 @@ import traceback
 
 from sandbox.contract.job import Assignment, Submission
 from sandbox.inside import gateway_client, self_destruct, workspace_git
+from sandbox.inside.otlp import taking_spans
 from sandbox.inside.packages import installing
 from sandbox.inside.paths import Paths, base_environment
 
@@ -28,13 +29,13 @@ def run(root: str, pending: socket.socket) -> int:
 
 
 def _work(assignment: Assignment, paths: Paths) -> Submission:
-    # Tools and checks that trace themselves find where their spans belong (env carrier of the W3C).
+    # Tools and checks that trace themselves find where their spans belong (env carrier of the W3C); each is given a context of its own.
     context = {"TRACEPARENT": assignment.traceparent} if assignment.traceparent else {}
     environment = base_environment(paths) | assignment.tool_env | context
     repository = workspace_git.begin(paths.workspace, environment)
     if assignment.network != "none":
         repository.wait()  # what is made for packages is no part of the base
-    with installing(assignment, paths, environment) as ready:
+    with taking_spans(paths.gateway) as exporting, installing(assignment, paths, exporting | environment) as ready:
         match assignment.kind:
             case "agent" if assignment.agent is not None and assignment.agent.driver.kind != "builtin":
                 from sandbox.inside.drivers.run import run_foreign  # a program of the image: no SDK

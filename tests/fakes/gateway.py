@@ -16,6 +16,7 @@ from anthropic.types import Message
 
 from sandbox.gateway.cassette import Replay
 from sandbox.gateway.connection import Timeouts
+from sandbox.gateway.otlp_body import TracesBody
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.session import SOCKET_NAME, Session
 from sandbox.gateway.tally import CallReport
@@ -39,7 +40,7 @@ class Gateway:
     ledger: MemoryLedger
     socket: Path
     calls: list[CallReport] = field(default_factory=list)
-    traces: list[bytes] = field(default_factory=list)
+    traces: list[TracesBody] = field(default_factory=list)
 
     @asynccontextmanager
     async def sdk(self, **options: Any) -> AsyncIterator[anthropic.AsyncAnthropic]:
@@ -100,7 +101,7 @@ async def open_gateway(
         upstream = Upstream.from_environment({"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": model})
     ledger = ledger or MemoryLedger()
     calls: list[CallReport] = []
-    traces: list[bytes] = []
+    traces: list[TracesBody] = []
     settings: dict[str, Any] = {
         "stage": "spec",
         "round_": 1,

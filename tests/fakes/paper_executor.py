@@ -55,6 +55,7 @@ async def paper_host(config: ExecutorConfig, credentials: ExecutorCredentials, u
                 exec_spans=Spans("andon-exec", config.release, about),
                 gateway_spans=Spans("andon-gw", config.release, about),
                 agent_spans=Spans("andon-agent", config.release, about),
+                user_spans=Spans("andon-user", config.release, about),
                 instance=f"{config.name}-{config.sockets.name}",
                 missing=(NO_WALLS,),
                 tool_environment={"LANG": "C.UTF-8"},

@@ -16,6 +16,7 @@ from sandbox.executor.prove.attack.gateway import call_body
 from sandbox.executor.prove.provider import Provider, provider, text
 from sandbox.executor.prove.report import Said
 from sandbox.executor.prove.scene import MODEL, OUTPUT_TOKENS, STAGE, Scene
+from sandbox.gateway.otlp_body import TracesBody
 from sandbox.gateway.otlp_relay import OtlpRelay
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.reservation import worst_case_nano_usd
@@ -42,9 +43,9 @@ class Traces:
     spans: Spans
     bodies: list[bytes] = field(default_factory=list)
 
-    def take(self, body: bytes) -> None:
+    def take(self, body: TracesBody) -> None:
         """Take one body, as an attempt does."""
-        self.bodies.append(body)
+        self.bodies.append(body.data)
         self.relay.take(body)
 
     def passed(self) -> Said:

@@ -19,7 +19,7 @@ from typing import Protocol
 from sandbox.contract.agent_spec import AgentSpec
 from sandbox.contract.job import Submission
 from sandbox.inside.agent.model import CallFailed, Reply
-from sandbox.inside.agent.spans import ToolSpans
+from sandbox.inside.agent.spans import Call, ToolSpans
 from sandbox.inside.agent.tools.bash import summary_of
 from sandbox.inside.agent.tools.call import MalformedCall, ToolResult
 from sandbox.inside.agent.tools.submit import SUBMIT_NAME, Submit, parse_submit
@@ -144,25 +144,25 @@ class Loop:
 
     def _run_call(self, call: Block, *, is_cut: bool, is_alone: bool) -> Block:
         name, arguments = str(call.get("name")), call.get("input")
-        started_ns = time.time_ns()
+        span = self._spans.begin() if self._spans else None
         if is_cut:
             result = ToolResult(CUT_CALL, is_error=True)
         elif name == SUBMIT_NAME:
             try:
                 result = self._submit(arguments, is_alone=is_alone)
             except _End:
-                self._trace(call, started_ns, ToolResult("accepted"))
+                self._trace(call, span, ToolResult("accepted"))
                 raise
         else:
-            result = self._tools.call(name, arguments, self._tool_timeout_s())
-        self._trace(call, started_ns, result)
+            result = self._tools.call(name, arguments, self._tool_timeout_s(), span.traceparent if span else "")
+        self._trace(call, span, result)
         self._malformed = self._malformed + 1 if result.is_malformed else 0
         self._log(name, arguments, result)
         return result_block(str(call.get("id")), self._noting_repeats(name, arguments, result.text), is_error=result.is_error)
 
-    def _trace(self, call: Block, started_ns: int, result: ToolResult) -> None:
-        if self._spans is not None:
-            self._spans.record(str(call.get("name")), str(call.get("id")), self._steps, started_ns, result)
+    def _trace(self, call: Block, span: Call | None, result: ToolResult) -> None:
+        if self._spans is not None and span is not None:
+            self._spans.record(str(call.get("name")), str(call.get("id")), self._steps, span, result)
 
     def _submit(self, arguments: object, *, is_alone: bool) -> ToolResult:
         try:

@@ -5,13 +5,16 @@ The host judges every span and makes it anew (`gateway/otlp_relay`).
 """
 
 import json
+import os
 import re
 import socket
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from sandbox.inside.agent.tools.call import ToolResult
+from sandbox.inside.otlp import TRACEPARENT, below
 
 SPANS_MAX = 5_000
 FAILURES_MAX = 3
@@ -19,10 +22,19 @@ FAILURES_MAX = 3
 SEND_S = 0.2
 CLOSE_S = 1.0
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _REPLIES_BYTES = 65_536
 _REPLIES_READS_MAX = 64
 _NAME = re.compile(r"[a-z0-9_.-]{1,80}")
+
+
+class Call(NamedTuple):
+    """A tool call that is going on."""
+
+    span_id: str
+    traceparent: str
+    """What its processes are given, so that their spans hang below it; empty: there is no trace."""
+    started_ns: int
+    """Unix time."""
 
 
 class ToolSpans:
@@ -31,18 +43,32 @@ class ToolSpans:
     def __init__(self, gateway: Path, traceparent: str) -> None:
         """Send to the socket `gateway`, below the span of `traceparent`; without one nothing is sent."""
         self._path = str(gateway)
-        found = _TRACEPARENT.fullmatch(traceparent)
+        self._traceparent = traceparent
+        found = TRACEPARENT.fullmatch(traceparent)
         self._context = (found[1], found[2]) if found else None
         self._connection: socket.socket | None = None
         self._sent = 0
         self._failures = 0
 
-    def record(self, name: str, call_id: str, turn: int, started_ns: int, result: ToolResult) -> None:
-        """Send the call that began at `started_ns` (Unix) and ended now; its arguments and its output stay here."""
+    def begin(self) -> Call:
+        """Return a call that begins now."""
+        own = os.urandom(8).hex()
+        return Call(own, below(self._traceparent, own), time.time_ns())
+
+    def record(self, name: str, call_id: str, turn: int, call: Call, result: ToolResult) -> None:
+        """Send a call that ended now; its arguments and its output stay here."""
+        tool = name if _NAME.fullmatch(name) else "unknown"
+        self._send(f"execute_tool {tool}", call, _attributes(tool, call_id, turn, result))
+
+    def record_import(self, started_ns: int) -> None:
+        """Send what the program needed from its assignment to its first step: its imports, above all of the SDK."""
+        self._send("agent import", Call(os.urandom(8).hex(), "", started_ns), [])
+
+    def _send(self, name: str, call: Call, attributes: list[dict[str, object]]) -> None:
         if self._context is None or self._sent >= SPANS_MAX or self._failures >= FAILURES_MAX:
             return
         self._sent += 1
-        body = json.dumps(_document(*self._context, name, call_id, turn, started_ns, result), separators=(",", ":")).encode()
+        body = json.dumps(_document(*self._context, name, call, attributes), separators=(",", ":")).encode()
         head = f"POST /v1/traces HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         try:
             self._open().sendall(head.encode() + body)
@@ -90,8 +116,21 @@ def _is_closed(connection: socket.socket) -> bool:
     return True
 
 
-def _document(trace: str, parent: str, name: str, call_id: str, turn: int, started_ns: int, result: ToolResult) -> dict[str, object]:
-    tool = name if _NAME.fullmatch(name) else "unknown"
+def _document(trace: str, parent: str, name: str, call: Call, attributes: list[dict[str, object]]) -> dict[str, object]:
+    span = {
+        "traceId": trace,
+        "spanId": call.span_id,
+        "parentSpanId": parent,
+        "name": name,
+        "kind": 1,
+        "startTimeUnixNano": str(call.started_ns),
+        "endTimeUnixNano": str(time.time_ns()),
+        "attributes": attributes,
+    }
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+
+
+def _attributes(tool: str, call_id: str, turn: int, result: ToolResult) -> list[dict[str, object]]:
     attributes = [
         _text("gen_ai.operation.name", "execute_tool"),
         _text("gen_ai.tool.name", tool),
@@ -103,16 +142,7 @@ def _document(trace: str, parent: str, name: str, call_id: str, turn: int, start
         attributes.append(_number("process.exit.code", result.exit_code))
     if result.is_error:
         attributes.append(_text("error.type", "malformed_call" if result.is_malformed else "tool_error"))
-    span = {
-        "traceId": trace,
-        "parentSpanId": parent,
-        "name": f"execute_tool {tool}",
-        "kind": 1,
-        "startTimeUnixNano": str(started_ns),
-        "endTimeUnixNano": str(time.time_ns()),
-        "attributes": attributes,
-    }
-    return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    return attributes
 
 
 def _text(key: str, value: str) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Puts one agent together from its assignment: client, tools, conversation; not its loop."""
 
 import gc
+import time
 from collections.abc import Callable
 from contextlib import closing
 
@@ -24,6 +25,7 @@ def run_agent(
     Raises:
         ValueError: The assignment holds no agent.
     """
+    begun_ns = time.time_ns()
     spec = assignment.agent
     if spec is None:
         raise ValueError(f"assignment {assignment.job_id} is of kind agent and names none")
@@ -51,4 +53,6 @@ def run_agent(
         closing(ToolSpans(paths.gateway, assignment.traceparent)) as spans,
     ):
         model = Model(client, spec, tools.definitions)
-        return Loop(spec, model, tools, transcript, wall_s=assignment.wall_s, say=say, spans=spans).run()
+        loop = Loop(spec, model, tools, transcript, wall_s=assignment.wall_s, say=say, spans=spans)
+        spans.record_import(begun_ns)
+        return loop.run()

@@ -1,11 +1,10 @@
 """Reads what Claude Code prints, one JSON object a line: tool calls as spans and log lines, and its last word; it decides nothing."""
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
-from sandbox.inside.agent.spans import ToolSpans
+from sandbox.inside.agent.spans import Call, ToolSpans
 from sandbox.inside.agent.tools.call import ToolResult
 
 LINE_BYTES_MAX = 8 << 20
@@ -29,7 +28,7 @@ class StreamJson:
         self._rest = bytearray()
         self._is_cut = False
         self._replies: set[str] = set()
-        self._calls: dict[str, tuple[str, int]] = {}
+        self._calls: dict[str, tuple[str, Call]] = {}
 
     def feed(self, data: bytes) -> None:
         """Take a piece of output."""
@@ -74,15 +73,16 @@ class StreamJson:
             self.turns = len(self._replies)
         for block in _blocks(message):
             if block.get("type") == "tool_use" and len(self._calls) < CALLS_OPEN_MAX:
-                self._calls[str(block.get("id"))] = (str(block.get("name")).lower(), time.time_ns())
+                self._calls[str(block.get("id"))] = (str(block.get("name")).lower(), self._spans.begin())
 
     def _user(self, message: Any) -> None:
         for block in _blocks(message):
-            name, began_ns = self._calls.pop(str(block.get("tool_use_id")), ("", 0))
-            if name:
+            begun = self._calls.pop(str(block.get("tool_use_id")), None)
+            if begun is not None:
+                name, call = begun
                 content = block.get("content")
                 result = ToolResult(content if isinstance(content, str) else json.dumps(content), is_error=block.get("is_error") is True)
-                self._spans.record(name, str(block["tool_use_id"]), self.turns, began_ns, result)
+                self._spans.record(name, str(block["tool_use_id"]), self.turns, call, result)
                 self._say(f"turn {self.turns}: {name} {'error' if result.is_error else ''}".rstrip())
 
 

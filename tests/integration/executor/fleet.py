@@ -185,6 +185,7 @@ async def an_executor(
                     exec_spans=Spans("andon-exec", "test"),
                     gateway_spans=Spans("andon-gw", "test"),
                     agent_spans=Spans("andon-agent", "test"),
+                    user_spans=Spans("andon-user", "test"),
                     instance=f"{INSTANCE}-{os.getpid()}",
                     missing=(),
                     tool_environment={},

@@ -132,8 +132,8 @@ async def test_traces_are_handed_on_and_bounded(tmp_path: Path):
     async with open_gateway(tmp_path, None) as gateway:
         replies = [await gateway.post("/v1/traces", bytes(1 << 20)) for _ in range(11)]
 
-        assert [reply[9:12] for reply in replies] == [b"200"] * 10 + [b"429"]
-        assert [len(payload) for payload in gateway.traces] == [1 << 20] * 10
+        assert [reply[9:12] for reply in replies] == [b"200"] * 10 + [b"413"]
+        assert [len(body.data) for body in gateway.traces] == [1 << 20] * 10
         assert gateway.session.dropped == {"records": 0, "traces": 1, "requests": 0}
 
 

@@ -14,6 +14,7 @@ import pytest
 from sandbox.contract.cassette import Cassette, CassetteHeader
 from sandbox.contract.errors import UsageError
 from sandbox.gateway.cassette import Replay
+from sandbox.gateway.otlp_body import TracesBody
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.server import CONNECTIONS_MAX
 from sandbox.gateway.session import Session
@@ -111,7 +112,7 @@ async def test_another_process_may_send_traces_and_ask_for_health(tmp_path: Path
         )
 
         assert status_of(reply) == 200
-        assert gateway.traces == [b"{}"]
+        assert gateway.traces == [TracesBody(b"{}", is_from_program=False)]
 
 
 # Routes
@@ -300,7 +301,7 @@ async def test_a_key_that_looks_like_an_error_code_is_not_taken_for_one(tmp_path
 async def test_a_fault_of_ours_ends_one_request(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """A callback of the executor's that raises: 500, a line in the log, and the session goes on."""
 
-    def broken(payload: bytes) -> None:
+    def broken(payload: TracesBody) -> None:
         raise RuntimeError("our bug")
 
     async with open_gateway(tmp_path, None, on_traces=broken) as gateway:

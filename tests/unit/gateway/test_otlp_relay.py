@@ -2,13 +2,15 @@
 
 import gzip
 import json
+import secrets
 from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from sandbox.contract.ids import span_id, trace_id
-from sandbox.gateway.otlp_relay import SPANS_MAX, VALUES_MAX, OtlpRelay
+from sandbox.gateway.otlp_body import VALUES_MAX
+from sandbox.gateway.otlp_relay import SPANS_MAX, OtlpRelay
 from sandbox.telemetry import Context, Spans
 
 PARENT = Context(trace_id("01jd8m6w2x"), span_id("01jd8m6w2x/implement/1/1"))
@@ -54,7 +56,7 @@ def body(*spans: dict[str, Any]) -> bytes:
 def a_span(attributes: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     return {
         "traceId": PARENT.trace_id,
-        "spanId": "aaaaaaaaaaaaaaaa",
+        "spanId": secrets.token_hex(8),
         "parentSpanId": "bbbbbbbbbbbbbbbb",
         "name": "execute_tool bash",
         "startTimeUnixNano": str(int(1_010e9)),
@@ -66,12 +68,16 @@ def a_span(attributes: dict[str, Any] | None = None, **changes: Any) -> dict[str
 
 def test_a_tool_call_becomes_a_span_of_ours_below_the_span_we_chose(relayed: Relayed) -> None:
     """Ids and parent that came are not used: another's span could not be overwritten by them."""
-    relayed.relay.take(body(a_span({"process.exit.code": {"intValue": "7"}, "gen_ai.tool.call.id": {"stringValue": "toolu_01"}})))
+    relayed.relay.take(
+        body(
+            a_span(spanId="a" * 16, attributes={"process.exit.code": {"intValue": "7"}, "gen_ai.tool.call.id": {"stringValue": "toolu_01"}})
+        )
+    )
 
     (made,) = relayed.made()
 
     assert (made["trace"], made["parent"]) == (PARENT.trace_id, PARENT.span_id)
-    assert made["id"] not in {"aaaaaaaaaaaaaaaa", PARENT.span_id}
+    assert made["id"] not in {"a" * 16, PARENT.span_id}
     assert (made["name"], made["gen_ai.tool.name"], made["gen_ai.operation.name"]) == ("execute_tool bash", "bash", "execute_tool")
     assert (made["process.exit.code"], made["gen_ai.tool.call.id"], made["container.id"]) == (7, "toolu_01", "c0ffee")
     assert (made["start"], made["end"], made["error"]) == (1_010.0, 1_020.0, False)
@@ -101,6 +107,10 @@ def test_an_error_type_makes_an_error(relayed: Relayed) -> None:
         a_span(startTimeUnixNano=10**400),
         a_span(startTimeUnixNano="soon"),
         a_span(endTimeUnixNano=None),
+        a_span(spanId=""),
+        a_span(spanId="0" * 16),
+        a_span(spanId="xyz"),
+        a_span(spanId=None),
     ],
     ids=lambda span: str(span)[:60],
 )
@@ -114,7 +124,17 @@ def test_what_is_no_tool_call_of_this_attempt_is_dropped_and_counted(relayed: Re
 
 @pytest.mark.parametrize(
     "junk",
-    [b"", b"{", b"[]", b"null", b'{"resourceSpans":7}', b'{"resourceSpans":[null,{"scopeSpans":[[]]}]}', b"\xff", b"[" * 100_000],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"spanId":7}]}]}]}',
+        b"null",
+        b'{"resourceSpans":7}',
+        b'{"resourceSpans":[null,{"scopeSpans":[[]]}]}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
     ids=lambda junk: repr(junk[:30]),
 )
 def test_a_body_of_junk_raises_nothing_and_makes_nothing(relayed: Relayed, junk: bytes) -> None:

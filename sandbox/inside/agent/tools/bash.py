@@ -17,9 +17,10 @@ COMMAND_CHARS_MAX = 256_000
 
 # The exit status of a trap is that of the command, as long as the trap does not call `exit`.
 _SCRIPT = """
-__andon=$1 __start=$PWD; shift
+__andon=$1 __start=$PWD __trace=${TRACEPARENT-}; shift
 trap '{ export -p > "$__andon/env"; pwd > "$__andon/cwd"; } 2>/dev/null' EXIT
 if [ -r "$__andon/env" ]; then . "$__andon/env"; fi
+if [ -n "$__trace" ]; then export TRACEPARENT="$__trace"; fi; unset __trace
 if [ -r "$__andon/cwd" ]; then cd "$(cat "$__andon/cwd")" 2>/dev/null || cd "$__start"; fi
 . "$__andon/command"
 """
@@ -46,7 +47,7 @@ class Bash:
         self._output = output
         self._calls = 0
 
-    def run(self, arguments: dict[str, Any], timeout_s: float) -> ToolResult:
+    def run(self, arguments: dict[str, Any], timeout_s: float, traceparent: str = "") -> ToolResult:
         """Run one command; the answer is its output and always its exit code."""
         if arguments.get("restart") is True:
             return self._restart()
@@ -55,14 +56,14 @@ class Bash:
             raise MalformedCall("`command` is empty")
         if len(command) > COMMAND_CHARS_MAX or "\0" in command:
             raise MalformedCall(f"`command` holds a NUL or more than {COMMAND_CHARS_MAX} characters; write files with the editor")
-        return self._execute(command, timeout_s)
+        return self._execute(command, timeout_s, {"TRACEPARENT": traceparent} if traceparent else {})
 
     def _restart(self) -> ToolResult:
         for name in ("env", "cwd"):
             (self._state / name).unlink(missing_ok=True)
         return ToolResult("the shell starts afresh")
 
-    def _execute(self, command: str, timeout_s: float) -> ToolResult:
+    def _execute(self, command: str, timeout_s: float, context: Mapping[str, str]) -> ToolResult:
         self._calls += 1
         capture = Capture()
         try:
@@ -72,7 +73,7 @@ class Bash:
             ended = run_process(
                 ["bash", "--noprofile", "--norc", "-c", _SCRIPT, "bash", str(self._state)],
                 cwd=self._workspace,
-                env=self._environment,
+                env={**self._environment, **context},
                 timeout_s=timeout_s,
                 sink=capture.take,
             )

@@ -31,8 +31,8 @@ class Tool(Protocol):
         """Return its entry in a request's `tools`."""
         ...
 
-    def run(self, arguments: dict[str, Any], timeout_s: float) -> ToolResult:
-        """Run one call within `timeout_s`.
+    def run(self, arguments: dict[str, Any], timeout_s: float, traceparent: str = "") -> ToolResult:
+        """Run one call within `timeout_s`, its processes in the trace context `traceparent`; empty: they keep what they have.
 
         Raises:
             MalformedCall: The arguments make no sense.

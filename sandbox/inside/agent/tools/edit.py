@@ -33,9 +33,9 @@ class Edit:
         self._workspace = workspace
         self._roots = tuple(Path(os.path.realpath(root)) for root in (workspace, *writable))
 
-    def run(self, arguments: dict[str, Any], timeout_s: float) -> ToolResult:
-        """Run one command; each reads and writes at most `FILE_BYTES_MAX`, so `timeout_s` needs no watch."""
-        del timeout_s
+    def run(self, arguments: dict[str, Any], timeout_s: float, traceparent: str = "") -> ToolResult:
+        """Run one command; each reads and writes at most `FILE_BYTES_MAX`, so `timeout_s` needs no watch, and no process is started."""
+        del timeout_s, traceparent
         command = text_argument(arguments, "command")
         commands = {"view": self._view, "create": self._create, "str_replace": self._replace, "insert": self._insert}
         if command not in commands:

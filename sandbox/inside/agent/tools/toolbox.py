@@ -18,8 +18,11 @@ class Toolbox:
         """Return what goes into a request's `tools`, always in the same order."""
         return [*(tool.definition for tool in self._tools.values()), SUBMIT_DEFINITION]
 
-    def call(self, name: str, arguments: object, timeout_s: float) -> ToolResult:
-        """Run one call. Never raises: a call that makes no sense is answered by what is wrong with it."""
+    def call(self, name: str, arguments: object, timeout_s: float, traceparent: str = "") -> ToolResult:
+        """Run one call, its processes in the trace context `traceparent`.
+
+        Never raises: a call that makes no sense is answered by what is wrong with it.
+        """
         tool = self._tools.get(name)
         if tool is None:
             known = ", ".join([*self._tools, "submit"])
@@ -27,6 +30,6 @@ class Toolbox:
         if not isinstance(arguments, dict):
             return ToolResult("the input of a call is an object", is_error=True, is_malformed=True)
         try:
-            return tool.run(arguments, timeout_s)
+            return tool.run(arguments, timeout_s, traceparent)
         except MalformedCall as error:
             return ToolResult(str(error), is_error=True, is_malformed=True)

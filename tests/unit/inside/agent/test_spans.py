@@ -54,7 +54,7 @@ class Traced:
         took = []
         for turn, (name, result) in enumerate(calls, 1):
             begun = time.perf_counter()
-            spans.record(name, "toolu_01", turn, time.time_ns(), result)
+            spans.record(name, "toolu_01", turn, spans.begin(), result)
             took.append(time.perf_counter() - begun)
         spans.close()
         return took
@@ -113,7 +113,7 @@ from sandbox.inside.agent.tools.call import ToolResult
 spans, took = ToolSpans(Path(sys.argv[1]), sys.argv[2]), []
 for turn in range(200):
     begun = time.perf_counter()
-    spans.record("bash", "toolu_01", turn, time.time_ns(), ToolResult("x"))
+    spans.record("bash", "toolu_01", turn, spans.begin(), ToolResult("x"))
     took.append(time.perf_counter() - begun)
 spans.close()
 print(sorted(took)[100])
@@ -137,7 +137,7 @@ async def test_a_connection_the_gateway_has_closed_is_opened_again(tmp_path: Pat
     for _ in range(2):
         traced = Traced(tmp_path)
         async with traced.session:
-            await asyncio.to_thread(spans.record, "bash", "toolu_01", 1, time.time_ns(), ToolResult("x"))
+            await asyncio.to_thread(spans.record, "bash", "toolu_01", 1, spans.begin(), ToolResult("x"))
             assert len(await traced.made(1)) == 1
     spans.close()
 
@@ -159,7 +159,7 @@ def test_a_gateway_that_is_gone_or_deaf_is_given_up_after_three_tries(tmp_path: 
         spans = ToolSpans(path, PARENT.traceparent)
         begun = time.monotonic()
         for turn in range(20):
-            spans.record("bash", "toolu_01", turn, time.time_ns(), ToolResult("x"))
+            spans.record("bash", "toolu_01", turn, spans.begin(), ToolResult("x"))
         assert time.monotonic() - begun < FAILURES_MAX * SEND_S + 1
         spans.close()
 
@@ -172,9 +172,9 @@ def test_without_a_context_nothing_is_sent(tmp_path: Path, traceparent: str) -> 
         listener.bind(str(path))
         listener.listen(4)
         listener.settimeout(0.05)
-        sending = threading.Thread(
-            target=ToolSpans(path, traceparent).record, args=("bash", "toolu_01", 1, time.time_ns(), ToolResult("x"))
-        )
+        spans = ToolSpans(path, traceparent)
+        assert spans.begin().traceparent == ""
+        sending = threading.Thread(target=spans.record, args=("bash", "toolu_01", 1, spans.begin(), ToolResult("x")))
         sending.start()
         sending.join(5)
         with pytest.raises(TimeoutError):

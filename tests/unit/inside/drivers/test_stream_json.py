@@ -3,7 +3,7 @@
 import json
 from typing import Any, cast
 
-from sandbox.inside.agent.spans import ToolSpans
+from sandbox.inside.agent.spans import Call, ToolSpans
 from sandbox.inside.agent.tools.call import ToolResult
 from sandbox.inside.drivers.stream_json import LINE_BYTES_MAX, StreamJson
 
@@ -14,7 +14,11 @@ class Kept:
     def __init__(self) -> None:
         self.spans: list[tuple[str, str, int, bool]] = []
 
-    def record(self, name: str, call_id: str, turn: int, _started_ns: int, result: ToolResult) -> None:
+    def begin(self) -> Call:
+        """Begin a call."""
+        return Call("", "", 0)
+
+    def record(self, name: str, call_id: str, turn: int, _call: Call, result: ToolResult) -> None:
         """Keep one."""
         self.spans.append((name, call_id, turn, result.is_error))
 
