@@ -1,6 +1,7 @@
 """A workspace full of new files into git: walked, judged, hashed, imported as one commit (ABUSE I01 to I14 are in the price)."""
 
 import asyncio
+import itertools
 import os
 import statistics
 import tempfile
@@ -58,8 +59,21 @@ async def _rounds(top: Path) -> list[float]:
 
 
 def _write(workspace: Path) -> None:
-    """Write files nobody has seen before: git must not find their blobs in an earlier round's pack."""
+    """Write pieces of Python's own library, each with a first line nobody has seen before: git must not find them in an earlier pack."""
+    sources = _sources()
     for number in range(FILES):
         path = workspace / f"package_{number // FILES_IN_DIRECTORY:03}" / f"module_{number:04}.py"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f'"""Module {number}, {os.urandom(8).hex()}."""\n'.ljust(FILE_BYTES - 1, "x") + "\n")
+        first = f'"""Module {number}, {os.urandom(8).hex()}."""\n'.encode()
+        path.write_bytes((first + next(sources))[:FILE_BYTES])
+
+
+def _sources() -> Iterator[bytes]:
+    """Yield pieces of real source code: what git makes of filler says nothing about files of a project."""
+    library = Path(os.__file__).parent
+    left = b""
+    for path in itertools.cycle([*sorted(library.glob("*.py")), *sorted(library.glob("asyncio/*.py"))]):
+        left += path.read_bytes()
+        while len(left) >= FILE_BYTES:
+            yield left[:FILE_BYTES]
+            left = left[FILE_BYTES:]

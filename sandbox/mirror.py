@@ -28,6 +28,7 @@ from sandbox.git import (
     in_thread,
     list_tree,
     objects_reader,
+    remove_abandoned_imports,
     require_version,
     sizes,
 )
@@ -153,6 +154,7 @@ class Mirror:
         require_version()
         with self._locked():
             self.git.run("init", "--quiet", "--bare", "--template=", "--initial-branch=main")
+            remove_abandoned_imports(self.path)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -199,7 +201,7 @@ class Mirror:
         self, parent: str, files: Mapping[str, bytes | None], *, message: str, author: Identity, committer: Identity, at: int
     ) -> str:
         before = list_tree(self.git, parent)
-        with ImportStream() as stream:
+        with ImportStream(self.git) as stream:
             written = []
             for path, data in files.items():
                 checked_path(path)
@@ -208,7 +210,7 @@ class Mirror:
                     written.append((mode, stream.blob(data), path))
             deleted = [path for path, data in files.items() if data is None]
             return stream.commit(
-                self.git, parent=parent, deleted=deleted, written=written, message=message, author=author, committer=committer, at=at
+                parent=parent, deleted=deleted, written=written, message=message, author=author, committer=committer, at=at
             )
 
     def _join(self, base: str, commits: Sequence[str], at: int) -> str:
@@ -222,9 +224,8 @@ class Mirror:
         if clashing:
             named = ", ".join(sorted(clashing)[:10])
             raise ConflictError(f"parallel stages changed the same {len(clashing)} path(s): {named}")
-        with ImportStream() as stream:
+        with ImportStream(self.git) as stream:
             return stream.commit(
-                self.git,
                 parent=base,
                 deleted=[path for path, change in union.items() if change.new is None],
                 written=[(change.new.mode, change.new.sha, path) for path, change in union.items() if change.new is not None],

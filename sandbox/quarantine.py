@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from sandbox.contract.errors import GitError, RejectedBundle
 from sandbox.contract.tree import Change, Entry
@@ -21,6 +22,8 @@ BUNDLE_HEADER = b"# v2 git bundle\n"
 RESULT_REF = "refs/andon/result"
 BUNDLE_BYTES_MAX = 512 << 20
 COMMIT_BYTES_MAX = 64 << 10
+NO_MODE = "000000"
+"""How git writes that a path is not there."""
 OBJECTS_MAX = 200_000
 """Objects in one git bundle."""
 UNPACKING_MEMORY_BYTES_MAX = 2 << 30
@@ -86,19 +89,35 @@ def changes_between(git: Git, base: str, commit: str, *, changes_max: int = OBJE
         GitOutputTooLarge: More than `changes_max` changes of long paths.
         GitError: No such commits.
     """
+    found = differences(git, base, commit, changes_max=changes_max)
+    blobs = {sha for each in found for sha in _blobs((each.old_mode, each.old_sha), (each.new_mode, each.new_sha))}
+    size_of = sizes(git, sorted(blobs)) if blobs else {}
+    return [Change(each.path, _side(each.old_mode, each.old_sha, size_of), _side(each.new_mode, each.new_sha, size_of)) for each in found]
+
+
+class Difference(NamedTuple):
+    """One path that differs between two trees, as git tells it; `NO_MODE`: it is not there."""
+
+    path: str
+    old_mode: str
+    new_mode: str
+    old_sha: str
+    new_sha: str
+
+
+def differences(git: Git, base: str, commit: str, *, changes_max: int = OBJECTS_MAX) -> list[Difference]:
+    """Return what `changes_between` does, without the sizes, which take git as long again.
+
+    Raises:
+        GitOutputTooLarge: As there.
+        GitError: As there.
+    """
     options = ("-r", "-z", "--raw", "--no-renames", "--no-abbrev", "--ignore-submodules=none")
     shas = (checked_sha(base), checked_sha(commit))
     output = git.run("diff-tree", *options, "--end-of-options", *shas, output_bytes_max=changes_max * _CHANGE_BYTES_MAX)
     fields = output.decode("utf-8", "surrogateescape").split("\0")[:-1]
-    raw = [(meta[1:].split(), path) for meta, path in zip(fields[::2], fields[1::2], strict=True)]
-    blobs = {sha for (old_mode, new_mode, old_sha, new_sha, _), _ in raw for sha in _blobs((old_mode, old_sha), (new_mode, new_sha))}
-    size_of = sizes(git, sorted(blobs)) if blobs else {}
-    changes = [
-        # What git printed needs no second validation, as in `list_tree`.
-        Change.model_construct(path=path, old=_side(old_mode, old_sha, size_of), new=_side(new_mode, new_sha, size_of))
-        for (old_mode, new_mode, old_sha, new_sha, _), path in raw
-    ]
-    return sorted(changes, key=lambda change: change.path)
+    found = [Difference(path, *meta[1:].split(" ", 4)[:4]) for meta, path in zip(fields[::2], fields[1::2], strict=True)]
+    return sorted(found)
 
 
 def _unpack(git: Git, pack: bytes) -> None:
@@ -201,13 +220,23 @@ def _link_targets(quarantine: Git, changes: Sequence[Change]) -> dict[tuple[str,
 
 
 def _blobs(*sides: tuple[str, str]) -> list[str]:
-    return [sha for mode, sha in sides if mode not in {"000000", "160000"}]
+    return [sha for mode, sha in sides if mode not in {NO_MODE, "160000"}]
 
 
 def _side(mode: str, sha: str, size_of: dict[str, tuple[str, int]]) -> Entry | None:
-    if mode == "000000":
+    if mode == NO_MODE:
         return None
-    return Entry.model_construct(mode=mode, sha=sha, size_bytes=None if mode == "160000" else size_of[sha][1])
+    return Entry(mode, sha, None if mode == "160000" else size_of[sha][1])
 
 
-__all__ = ["BUNDLE_BYTES_MAX", "BUNDLE_HEADER", "RESULT_REF", "changes_between", "parse_bundle", "receive"]
+__all__ = [
+    "BUNDLE_BYTES_MAX",
+    "BUNDLE_HEADER",
+    "NO_MODE",
+    "RESULT_REF",
+    "Difference",
+    "changes_between",
+    "differences",
+    "parse_bundle",
+    "receive",
+]

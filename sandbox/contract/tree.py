@@ -1,15 +1,13 @@
 """A committed tree as gates and bundlers read it, and what changed between two; not how git gives it (`sandbox/mirror.py`)."""
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
-
-from sandbox.contract.model import Frozen
+from typing import Literal, NamedTuple, Protocol
 
 FileMode = Literal["100644", "100755", "120000", "160000", "100664"]
 
 
-class Entry(Frozen):
-    """One leaf of a tree."""
+class Entry(NamedTuple):
+    """One leaf of a tree: what git printed, of which there are tens of thousands, so nothing is validated a second time."""
 
     mode: str
     """Six octal digits as git writes them: 100644, 100755, 120000 (link), 160000 (submodule); old trees hold 100664."""
@@ -18,7 +16,7 @@ class Entry(Frozen):
     """None for a submodule."""
 
 
-class Change(Frozen):
+class Change(NamedTuple):
     """One path that differs between two trees; a rename is a deletion and an addition."""
 
     path: str

@@ -62,9 +62,10 @@ def unsafe_name(name: str) -> str | None:
 
 def unsafe_path(path: str, limits: TreeLimits) -> str | None:
     """Return why a path may not be in a tree, as a sentence without its subject, or None."""
-    parts = path.split("/")
-    if _PLAIN_PATH.fullmatch(path) and len(path) <= min(limits.name_bytes_max, limits.path_bytes_max) and len(parts) <= limits.depth_max:
+    is_short = len(path) <= limits.name_bytes_max and len(path) <= limits.path_bytes_max and path.count("/") < limits.depth_max
+    if is_short and _PLAIN_PATH.fullmatch(path):
         return None
+    parts = path.split("/")
     for part in parts:
         reason = unsafe_name(part)
         if reason:

@@ -1,10 +1,9 @@
-"""The only place that runs git (`process`), and what the rest reads and writes with it (`objects`)."""
+"""The only place that runs git (`process`), and what the rest reads (`objects`) and writes (`import_stream`) with it."""
 
 from sandbox.git.formats import ANDON, Identity, blob_sha, checked_sha, is_sha
+from sandbox.git.import_stream import NO_OBJECT, ImportStream, remove_abandoned_imports
 from sandbox.git.objects import (
     LISTING_BYTES_MAX,
-    NO_OBJECT,
-    ImportStream,
     ObjectReader,
     ObjectStream,
     commit_tree,
@@ -37,6 +36,7 @@ __all__ = [
     "list_tree",
     "objects_reader",
     "objects_stream",
+    "remove_abandoned_imports",
     "require_version",
     "sizes",
     "version",

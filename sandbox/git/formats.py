@@ -10,6 +10,8 @@ from sandbox.contract.model import Frozen
 
 IDENTITY_CHARS_MAX = 200
 
+_SHA = re.compile(r"[0-9a-f]{40}")
+
 
 class Identity(Frozen):
     """A person or program in a commit; characters that git's format has no room for are removed."""
@@ -29,7 +31,7 @@ ANDON = Identity(name="andon", email="andon@localhost")
 
 def is_sha(text: str) -> bool:
     """Return whether `text` is a full SHA-1 object name."""
-    return re.fullmatch(r"[0-9a-f]{40}", text) is not None
+    return _SHA.fullmatch(text) is not None
 
 
 def checked_sha(text: str) -> str:
@@ -45,7 +47,9 @@ def checked_sha(text: str) -> str:
 
 def blob_sha(data: bytes) -> str:
     """Return the object name git gives to a file of these bytes."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    digest = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
+    digest.update(data)
+    return digest.hexdigest()
 
 
 def quoted(path: str) -> bytes:

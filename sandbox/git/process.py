@@ -62,6 +62,8 @@ _CONFIG = {
     # Packs are mapped in small windows, so that a bound on the address space is one on memory, not on the repository.
     "core.packedGitWindowSize": "32m",
     "core.packedGitLimit": "512m",
+    # Packs travel once and stay on this machine: a quarter less time for 5 % more bytes (8 MB of source code).
+    "pack.compression": "1",
     "gc.auto": "0",
     "maintenance.auto": "false",
     "submodule.recurse": "false",
@@ -236,15 +238,17 @@ class RunningGit:
 
     def __init__(self, verb: str, child: "subprocess.Popen[bytes]", errors: IO[bytes], timeout_s: float) -> None:
         self.stdout = cast(IO[bytes], child.stdout)
-        with contextlib.suppress(OSError):  # only faster: fewer turns between the two processes
-            fcntl.fcntl(self.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # only faster: fewer turns between the two processes
+                    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._verb, self._child, self._errors, self._timeout_s = verb, child, errors, timeout_s
         self._expired = False
         self._timer = threading.Timer(timeout_s, self._expire)
         self._timer.daemon = True
         self._timer.start()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | bytearray) -> None:
         """Write to its standard input.
 
         Raises:

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandbox.contract.errors import GitError, InfrastructureError, RejectedTree
-from sandbox.contract.model import Frozen
 from sandbox.contract.result import Dropped
 from sandbox.contract.tree import Change, Entry
 from sandbox.contract.tree_rules import TreeLimits, collision, is_private, shown, unsafe_link, unsafe_path
 from sandbox.git import ANDON, Git, ImportStream, blob_sha, in_thread, objects_reader
 from sandbox.mirror import Mirror
-from sandbox.quarantine import changes_between
+from sandbox.quarantine import NO_MODE, differences
 from sandbox.workspace.litter import IGNORE_FILE_BYTES_MAX, IGNORE_FILES_MAX, Litter
 from sandbox.workspace.provision import Manifest, base_tree
 
@@ -31,7 +30,8 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 _CHUNK_BYTES = 1 << 20
 
 
-class Sealed(Frozen):
+@dataclass(frozen=True)
+class Sealed:
     """What an agent left in its workspace."""
 
     commit: str | None
@@ -68,7 +68,7 @@ async def seal(
 
 def _seal(git: Git, base: str, workspace: Path, message: str, limits: TreeLimits, at: int) -> Sealed:
     entries, reasons, _ = base_tree(git, base, limits)
-    with ImportStream() as stream:
+    with ImportStream(git) as stream:
         walk = _Walk(entries, frozenset(reasons), Litter(_ignore_files(git, entries, reasons)), limits, stream)
         try:
             walk.run(workspace)
@@ -79,13 +79,24 @@ def _seal(git: Git, base: str, workspace: Path, message: str, limits: TreeLimits
         if not walk.written and not deleted:
             return Sealed(commit=None, changes=(), dropped=dropped)
         _require_unique_names(entries, walk, deleted)
-        commit = stream.commit(
-            git, parent=base, deleted=deleted, written=walk.written, message=message, author=ANDON, committer=ANDON, at=at
+        commit = stream.commit(parent=base, deleted=deleted, written=walk.written, message=message, author=ANDON, committer=ANDON, at=at)
+    return Sealed(commit=commit, changes=_judged(git, base, commit, entries, walk, deleted), dropped=dropped)
+
+
+def _judged(git: Git, base: str, commit: str, entries: Mapping[str, Entry], walk: "_Walk", deleted: list[str]) -> tuple[Change, ...]:
+    """Return what git says the commit changes; it is an error if that is not exactly what the walk found."""
+    found = differences(git, base, commit)
+    expected = {path: mode for mode, _, path in walk.written} | dict.fromkeys(deleted, NO_MODE)
+    if {each.path: each.new_mode for each in found} != expected:
+        raise GitError(f"commit {commit} does not hold exactly what was found in the workspace")
+    return tuple(
+        Change(
+            each.path,
+            entries.get(each.path),
+            Entry(each.new_mode, each.new_sha, walk.sizes[each.path]) if each.path in walk.sizes else None,
         )
-    changes = changes_between(git, base, commit)
-    if {change.path for change in changes} != {path for _, _, path in walk.written}.union(deleted):
-        raise GitError(f"commit {commit} does not hold exactly what was found in {workspace}")
-    return Sealed(commit=commit, changes=tuple(changes), dropped=dropped)
+        for each in found
+    )
 
 
 def _ignore_files(git: Git, entries: Mapping[str, Entry], reasons: Mapping[str, str]) -> dict[str, bytes]:
@@ -130,6 +141,8 @@ class _Walk:
     """Base paths that are still there, changed or not."""
     written: list[tuple[str, str, str]] = field(default_factory=list)
     """(mode, reference, path) of what was added or changed."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes of what was added or changed, by path."""
     dropped: list[str] = field(default_factory=list)
     dropped_count: int = 0
     _entries: int = 0
@@ -144,40 +157,42 @@ class _Walk:
         """Visit everything; fills `present`, `written` and `dropped`."""
         root = os.open(workspace, _OPEN_DIRECTORY)
         self._device = os.fstat(root).st_dev
-        open_directories: list[tuple[int, str, Iterator[str]]] = [(root, "", iter(()))]
+        open_directories: list[tuple[int, str, Iterator[os.DirEntry[str]]]] = [(root, "", iter(()))]
         try:
-            open_directories[0] = (root, "", iter(self._names(root)))
+            open_directories[0] = (root, "", iter(self._listed(root)))
             while open_directories:
-                directory, prefix, names = open_directories[-1]
-                name = next(names, None)
-                if name is None:
+                directory, prefix, listed = open_directories[-1]
+                entry = next(listed, None)
+                if entry is None:
                     os.close(open_directories.pop()[0])
                     continue
-                path = prefix + name
-                found = _looked_at(directory, name, path)
-                if self._is_skipped(path, stat.S_ISDIR(found.st_mode)):
+                path = prefix + entry.name
+                is_directory = entry.is_dir(follow_symlinks=False)
+                if self._is_skipped(path, is_directory):
                     continue
-                self._require_shape(path, found)
-                if not stat.S_ISDIR(found.st_mode):
-                    self._take(directory, name, path, found)
-                    continue
-                child = self._open(directory, name, path, found, _OPEN_DIRECTORY)
-                open_directories.append((child, "", iter(())))  # owned by the list before anything can fail
-                open_directories[-1] = (child, f"{path}/", iter(self._names(child)))
+                self._require_name(path)
+                if is_directory:
+                    # Owned by the list before anything can fail.
+                    open_directories.append((self._opened_directory(directory, entry.name, path), "", iter(())))
+                    open_directories[-1] = (open_directories[-1][0], f"{path}/", iter(self._listed(open_directories[-1][0])))
+                elif entry.is_file(follow_symlinks=False):
+                    self._take_file(directory, entry.name, path)
+                else:
+                    self._take_link(directory, entry.name, path)
         finally:
             for directory, _, _ in open_directories:
                 os.close(directory)
 
-    def _names(self, directory: int) -> list[str]:
-        """Return a directory's names, sorted; refuses the tree as soon as they are too many."""
-        names = []
+    def _listed(self, directory: int) -> list[os.DirEntry[str]]:
+        """Return what is in a directory, sorted by name; refuses the tree as soon as it is too much."""
+        listed = []
         with os.scandir(directory) as entries:
             for entry in entries:
                 self._entries += 1
                 if self._entries > self.limits.entries_max:
                     raise RejectedTree(f"more than {self.limits.entries_max} files and directories")
-                names.append(entry.name)
-        return sorted(names)
+                listed.append(entry)
+        return sorted(listed, key=_name)
 
     def _is_skipped(self, path: str, is_directory: bool) -> bool:
         """Return whether nothing of a path is taken: the agent's own `.git`, litter, `.env` files."""
@@ -193,58 +208,79 @@ class _Walk:
             return True
         return False
 
-    def _require_shape(self, path: str, found: os.stat_result) -> None:
-        """Refuse what no tree may hold, whether it is new or not."""
+    def _require_name(self, path: str) -> None:
         reason = None if path in self.base else unsafe_path(path, self.limits)
+        if reason:
+            raise RejectedTree(f"{shown(path)} {reason}")
+
+    def _require_shape(self, path: str, found: os.stat_result) -> None:
+        """Refuse what no tree may hold beside directories, whether it is new or not."""
         kind = stat.S_IFMT(found.st_mode)
-        if reason is None and kind not in {stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR}:
+        reason = None
+        if kind not in {stat.S_IFREG, stat.S_IFLNK}:
             reason = f"is a {_KINDS.get(kind, 'special file')}; only files, directories and links are taken"
-        elif reason is None and kind != stat.S_IFDIR and found.st_nlink != 1:
+        elif found.st_nlink != 1:
             reason = "has several names (hard links); make it a copy"
-        elif reason is None and kind == stat.S_IFREG and found.st_mode & 0o7000:
+        elif kind == stat.S_IFREG and found.st_mode & 0o7000:
             reason = f"has special permission bits ({stat.S_IMODE(found.st_mode):04o}); use 0644 or 0755"
-        elif reason is None and kind == stat.S_IFDIR and found.st_dev != self._device:
-            reason = "is on another file system"
-        if reason is None and kind != stat.S_IFDIR:
+        elif self.withheld:
             kept = next((part for part in (path, *_parents(path)) if part in self.withheld), None)
             if kept is not None:
                 reason = f"is where {shown(kept)} of the base commit is, which was not given to the agent and is kept as it is"
         if reason:
             raise RejectedTree(f"{shown(path)} {reason}")
 
-    def _take(self, directory: int, name: str, path: str, found: os.stat_result) -> None:
-        """Add a file or link to the stream, unless the base has the very same."""
-        before = self.base.get(path)
-        if before is not None:
-            self.present.add(path)
-        if stat.S_ISLNK(found.st_mode):
-            self._take_link(directory, name, path, before)
-            return
-        is_executable = bool(found.st_mode & 0o100)
-        if found.st_size > self.limits.file_bytes_max and (before is None or before.size_bytes != found.st_size):
-            raise RejectedTree(f"{shown(path)} has {found.st_size} bytes; at most {self.limits.file_bytes_max}")
-        sha, data = self._read(directory, name, path, found)
-        # Old trees hold modes like 100664: the same bytes and the same exec bit are the same entry, carried over as it is.
-        if before is not None and before.sha == sha and before.mode.startswith("100"):
-            if bool(int(before.mode, 8) & 0o100) == is_executable:
-                return
-            self._change(path, "100755" if is_executable else "100644", found.st_size, before.sha)
-            return
-        if data is None:
-            raise RejectedTree(f"{shown(path)} has {found.st_size} bytes; at most {self.limits.file_bytes_max}")
-        self._change(path, "100755" if is_executable else "100644", found.st_size, None, data)
+    def _opened_directory(self, above: int, name: str, path: str) -> int:
+        handle = _opened(above, name, path, _OPEN_DIRECTORY)
+        if os.fstat(handle).st_dev != self._device:
+            os.close(handle)
+            raise RejectedTree(f"{shown(path)} is on another file system")
+        return handle
 
-    def _take_link(self, directory: int, name: str, path: str, before: Entry | None) -> None:
+    def _take_file(self, directory: int, name: str, path: str) -> None:
+        """Add a file to the stream, unless the base has the very same.
+
+        Nothing is believed of the listing that called it a file: what was opened is judged and read, whatever its name means by now.
+        """
+        handle = _opened(directory, name, path, _OPEN_FILE)
         try:
+            found = os.fstat(handle)
+            self._require_shape(path, found)
+            size_bytes, mode = found.st_size, "100755" if found.st_mode & 0o100 else "100644"
+            # What is larger than a changed file may be is only compared, in pieces.
+            data = _content(handle, path, size_bytes) if size_bytes <= self.limits.file_bytes_max else None
+            before = self._before(path)
+            if before is not None and _is_same(before, handle, path, size_bytes, data):
+                # Old trees hold modes like 100664: the same bytes and exec bit are the same entry, carried over as it is.
+                if bool(int(before.mode, 8) & 0o100) != (mode == "100755"):
+                    self._change(path, mode, size_bytes, before.sha)
+                return
+            if data is None:
+                raise RejectedTree(f"{shown(path)} has {size_bytes} bytes; at most {self.limits.file_bytes_max}")
+            self._change(path, mode, size_bytes, None, data)
+        finally:
+            os.close(handle)
+
+    def _take_link(self, directory: int, name: str, path: str) -> None:
+        """Add a link to the stream, unless the base has the very same; refuse whatever else is neither file nor directory."""
+        try:
+            self._require_shape(path, os.stat(name, dir_fd=directory, follow_symlinks=False))
             target = os.fsencode(os.readlink(name, dir_fd=directory))
         except OSError as error:
             raise RejectedTree(f"{shown(path)} changed while it was read") from error
+        before = self._before(path)
         if before is not None and before.mode == "120000" and before.sha == blob_sha(target):
             return
         reason = unsafe_link(path, target)
         if reason:
             raise RejectedTree(f"{shown(path)} {reason}")
         self._change(path, "120000", len(target), None, target)
+
+    def _before(self, path: str) -> Entry | None:
+        before = self.base.get(path)
+        if before is not None:
+            self.present.add(path)
+        return before
 
     def _change(self, path: str, mode: str, size_bytes: int, same_blob: str | None, data: bytes = b"") -> None:
         self._changed_bytes += size_bytes
@@ -253,47 +289,56 @@ class _Walk:
         if len(self.written) >= self.limits.changed_files_max:
             raise RejectedTree(f"more than {self.limits.changed_files_max} changed files")
         self.written.append((mode, same_blob or self.stream.blob(data), path))
-
-    def _read(self, directory: int, name: str, path: str, found: os.stat_result) -> tuple[str, bytes | None]:
-        """Return a file's blob id and its bytes; no bytes if it is larger than a changed file may be."""
-        handle = self._open(directory, name, path, found, _OPEN_FILE)
-        digest = hashlib.sha1(b"blob %d\0" % found.st_size, usedforsecurity=False)
-        kept: list[bytes] = []
-        left = found.st_size
-        try:
-            while left and (chunk := os.read(handle, min(left, _CHUNK_BYTES))):
-                left -= len(chunk)
-                digest.update(chunk)
-                if found.st_size <= self.limits.file_bytes_max:
-                    kept.append(chunk)
-            if left or os.read(handle, 1):
-                raise RejectedTree(f"{shown(path)} changed while it was read")
-        finally:
-            os.close(handle)
-        return digest.hexdigest(), b"".join(kept) if found.st_size <= self.limits.file_bytes_max else None
-
-    def _open(self, directory: int, name: str, path: str, found: os.stat_result, flags: int) -> int:
-        """Open what `lstat` saw and nothing else."""
-        try:
-            handle = os.open(name, flags, dir_fd=directory)
-        except OSError as error:
-            raise RejectedTree(f"{shown(path)} cannot be read: {error.strerror}") from error
-        opened = os.fstat(handle)
-        same = (opened.st_dev, opened.st_ino, opened.st_mode, opened.st_size) == (found.st_dev, found.st_ino, found.st_mode, found.st_size)
-        if not same:
-            os.close(handle)
-            raise RejectedTree(f"{shown(path)} changed while it was read")
-        return handle
+        self.sizes[path] = size_bytes
 
 
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
-def _looked_at(directory: int, name: str, path: str) -> os.stat_result:
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _opened(directory: int, name: str, path: str, flags: int) -> int:
+    """Open a name in an open directory; never through a link, never waiting for a FIFO's other end."""
     try:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError as error:
-        raise RejectedTree(f"{shown(path)} changed while it was read") from error
+        return os.open(name, flags, dir_fd=directory)
+    except OSError as error:
+        raise RejectedTree(f"{shown(path)} cannot be read: {error.strerror}") from error
+
+
+def _is_same(before: Entry, handle: int, path: str, size_bytes: int, data: bytes | None) -> bool:
+    """Return whether a file has the bytes of an entry; it is read only if `data` is None and the size is the same."""
+    if not before.mode.startswith("100") or before.size_bytes != size_bytes:
+        return False
+    return before.sha == (_sha_of(handle, path, size_bytes) if data is None else blob_sha(data))
+
+
+def _content(handle: int, path: str, size_bytes: int) -> bytes:
+    return b"".join(chunks(handle, path, size_bytes))
+
+
+def _sha_of(handle: int, path: str, size_bytes: int) -> str:
+    """Return the object name git gives to a file, without holding the file."""
+    digest = hashlib.sha1(b"blob %d\0" % size_bytes, usedforsecurity=False)
+    for chunk in chunks(handle, path, size_bytes):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def chunks(handle: int, path: str, size_bytes: int) -> Iterator[bytes]:
+    """Yield a file's bytes; refuses a file that is shorter or longer by now."""
+    left = size_bytes
+    while True:
+        # One byte more than there should be: a read that stops short of it has seen the end.
+        asked = min(left + 1, _CHUNK_BYTES)
+        chunk = os.read(handle, asked)
+        left -= len(chunk)
+        if left < 0 or (left and not chunk):
+            raise RejectedTree(f"{shown(path)} changed while it was read")
+        yield chunk
+        if not left and len(chunk) < asked:
+            return
 
 
 def _parents(path: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from sandbox.contract.tree_rules import TreeLimits
 from sandbox.git import Git, list_tree
 from sandbox.mirror import Mirror, pack_of
 from sandbox.workspace.provision import Manifest, provision
-from sandbox.workspace.seal import Sealed, seal
+from sandbox.workspace.seal import Sealed, chunks, seal
 from tests.fakes.repositories import SUBMODULE_COMMIT, run_git, sample_repository, write_files
 
 
@@ -356,6 +356,48 @@ async def test_limits_hold_at_their_edge(tmp_path: Path, limits: TreeLimits, fil
     for name in sorted(files)[: 1 if len(files) < 5 else 9]:
         (bench.root / name).unlink()
     await bench.seal()
+
+
+async def test_of_a_refused_tree_nothing_is_in_the_store(tmp_path: Path):
+    """Git takes files in while the walk goes on; what is refused at the very end leaves no object behind."""
+    bench = await Bench.made(tmp_path)
+    write_files(bench.root, {f"new/{number}": os.urandom(10_000) for number in range(60)})
+    before = set(bench.mirror.path.rglob("*"))
+    os.mkfifo(bench.root / "zz")
+
+    assert "zz is a FIFO" in await bench.refused()
+
+    assert set(bench.mirror.path.rglob("*")) == before
+    (bench.root / "zz").unlink()
+    assert len(await bench.changed()) == 60
+    assert set(bench.mirror.path.rglob("*")) > before
+
+
+@pytest.mark.parametrize("extra_bytes", [-2, -1, 0, 1, 2])
+async def test_files_as_long_as_one_reading_are_taken_whole(tmp_path: Path, extra_bytes: int):
+    """New, changed at the same size, and unchanged."""
+    bench = await Bench.made(tmp_path)
+    data = os.urandom((1 << 20) + extra_bytes)
+    write_files(bench.root, {"long": data, "README.md": (bench.root / "README.md").read_bytes()[::-1]})
+
+    sealed = await bench.seal()
+
+    assert [(change.path, change.new and change.new.size_bytes) for change in sealed.changes] == [
+        ("README.md", (bench.root / "README.md").stat().st_size),
+        ("long", len(data)),
+    ]
+    assert bench.mirror.git.run("cat-file", "blob", f"{sealed.commit}:long") == data
+    assert bench.mirror.git.run("cat-file", "blob", f"{sealed.commit}:README.md") == (bench.root / "README.md").read_bytes()
+
+
+@pytest.mark.parametrize("said_bytes", [9, 11, 3 << 20])
+def test_a_file_that_grows_or_shrinks_while_it_is_read_is_refused(tmp_path: Path, said_bytes: int):
+    """Nothing writes any more; whoever does all the same gains nothing."""
+    (tmp_path / "file").write_bytes(b"x" * 10)
+    with (tmp_path / "file").open("rb") as file, pytest.raises(RejectedTree, match="file changed while it was read"):
+        list(chunks(file.fileno(), "file", said_bytes))
+    with (tmp_path / "file").open("rb") as file:
+        assert b"".join(chunks(file.fileno(), "file", 10)) == b"x" * 10
 
 
 async def test_a_large_file_of_the_base_may_stay_and_not_change(tmp_path: Path):

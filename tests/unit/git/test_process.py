@@ -115,9 +115,9 @@ def test_an_import_leaves_no_ref_and_keeps_modes_it_does_not_know(tmp_path: Path
     parent = run_git(repository, "rev-parse", "HEAD")
     refs_before = run_git(repository, "for-each-ref")
 
-    with ImportStream() as stream:
+    with ImportStream(git) as stream:
         written = [("100644", stream.blob(b"new"), 'quote"d \\ näme\n.txt')]
-        commit = stream.commit(git, parent=parent, deleted=["HISTORY"], written=written, message="m\0", author=ANDON, committer=ANDON, at=0)
+        commit = stream.commit(parent=parent, deleted=["HISTORY"], written=written, message="m\0", author=ANDON, committer=ANDON, at=0)
 
     raw = subprocess.run(["git", "cat-file", "tree", f"{commit}^{{tree}}"], cwd=repository, capture_output=True, check=True).stdout
     assert b"100664 old-mode.txt\0" in raw
