@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sandbox.contract.labels import RUNTIME_DEFAULT
 from sandbox.runtime.container_spec import (
     GATEWAY,
     HOME,
@@ -79,7 +80,7 @@ def create_request(slot: SlotSpec, image_id: str, facts: EngineFacts, hosts: Pat
         "Cmd": list(slot.command[1:]),
         "Env": [f"HOME={HOME}", "LANG=C.UTF-8"],
         "WorkingDir": WORKSPACE,
-        "NetworkDisabled": True,
+        "NetworkDisabled": _raises_loopback(slot.runtime),
         "AttachStdout": True,
         "AttachStderr": True,
         "StopSignal": "SIGKILL",
@@ -98,6 +99,8 @@ def _host_config(slot: SlotSpec, facts: EngineFacts, hosts: Path) -> dict[str, A
     return {
         **facts.users.mode(slot.uid, slot.gid),
         "NetworkMode": "none",
+        # An engine that makes the (empty) network itself would hand on the name servers of the host.
+        **({} if _raises_loopback(slot.runtime) else {"Dns": ["127.0.0.1"], "DnsSearch": ["."]}),
         "IpcMode": "none",
         "CgroupnsMode": "private",
         "Privileged": False,
@@ -137,6 +140,11 @@ def _host_config(slot: SlotSpec, facts: EngineFacts, hosts: Path) -> dict[str, A
         "AutoRemove": False,
         "LogConfig": {"Type": "none", "Config": {}},
     }
+
+
+def _raises_loopback(runtime: str) -> bool:
+    """Return whether a runtime raises 127.0.0.1 by itself; for gVisor, and whichever we do not know, the engine has to, in 85 ms."""
+    return runtime == RUNTIME_DEFAULT
 
 
 def resources(slot: SlotSpec, facts: EngineFacts) -> dict[str, Any]:

@@ -97,6 +97,29 @@ async def test_threads_start_under_gvisor_and_a_tracer_does_not(docker_runtime: 
     assert log.splitlines() == ["thread", "-1 1", "-1 1", "-1 1"]
 
 
+@ON_RUNSC
+async def test_loopback_is_there_under_gvisor_and_nothing_else_is(docker_runtime: DockerRuntime, agent_image: str, a_slot: SlotBuilder):
+    """A test may serve on 127.0.0.1, as under runc; there is no other interface, no route, and no name server of the host."""
+    program = (
+        "import socket\n"
+        "server = socket.create_server(('127.0.0.1', 0)); client = socket.create_connection(server.getsockname()); print('served')\n"
+        "print([name for _, name in socket.if_nameindex()])\n"
+        "print(open('/etc/hosts').readline().split())\n"
+        "print([line.split()[1] for line in open('/etc/resolv.conf') if line.startswith('nameserver')])\n"
+        "try: socket.create_connection(('192.0.2.1', 80), 3)\n"
+        "except OSError as error: print(error.strerror)\n"
+    )
+
+    box = await docker_runtime.stand_by(a_slot(runtime="runsc", command=("/opt/andon/bin/python", "-I", "-c", program)), agent_image)
+    try:
+        await box.wait()
+        log = (await box.log()).decode()
+    finally:
+        await box.remove()
+
+    assert log.splitlines() == ["served", "['lo']", "['127.0.0.1', 'localhost', 'sandbox']", "['127.0.0.1']", "Network is unreachable"]
+
+
 @ON_MAPPING
 async def test_an_engine_that_maps_users_serves_a_user_it_maps(docker_runtime: DockerRuntime, agent_image: str, tmp_path: Path):
     """The sandbox writes as the slot's user of the host and reaches the socket; the second boundary stays up."""

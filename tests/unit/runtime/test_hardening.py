@@ -70,6 +70,16 @@ def test_a_container_has_no_network_twice():
 
     assert body["NetworkDisabled"] is True
     assert body["HostConfig"]["NetworkMode"] == "none"
+    assert "Dns" not in body["HostConfig"]
+
+
+def test_under_another_runtime_the_engine_raises_loopback_and_tells_no_name_server():
+    """gVisor raises nothing by itself, and package routes and tests' own servers need 127.0.0.1; the mode stays none."""
+    body = request(runtime="runsc")
+
+    assert body["NetworkDisabled"] is False
+    assert body["HostConfig"]["NetworkMode"] == "none"
+    assert body["HostConfig"]["Dns"] == ["127.0.0.1"]
 
 
 def test_a_container_has_no_power():
