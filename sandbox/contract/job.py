@@ -11,9 +11,11 @@ from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
 from sandbox.contract.packages import Network, Packages
 from sandbox.contract.scope import WriteScope
+from sandbox.contract.signatures import ToImport
 
 JobKind = Literal["agent", "checks"]
-ReportFormat = Literal["junit", "sarif", "none"]
+ReportFormat = Literal["junit", "sarif", "signatures", "none"]
+_SUFFIXES = {"junit": "xml", "sarif": "sarif", "signatures": "json"}
 
 
 class Limits(Frozen):
@@ -38,7 +40,7 @@ class Check(Frozen):
     argv: tuple[str, ...] = Field(min_length=1)
     report: ReportFormat = "none"
     path: str | None = None
-    """Where the command leaves its report, relative to `/out`; None: `<name>.xml` or `<name>.sarif`."""
+    """Where the command leaves its report, relative to `/out`; None: `<name>` with a suffix of its format."""
     blocking: bool = True
     is_tests: bool = False
     """A JUnit report with test ids is required of it."""
@@ -46,6 +48,8 @@ class Check(Frozen):
     """A test that must fail is added to the run, and owed by its report."""
     tests_scope: WriteScope | None = None
     """Which paths are tests and their configuration; set: a sealed run, they in one process and the rest, the product, in another."""
+    to_import: ToImport | None = None
+    """Set if and only if `report` is signatures: `argv` starts a Python, and what these modules declare in it is the report."""
     timeout_s: int = Field(900, ge=1, le=86_400)
 
     @property
@@ -53,7 +57,7 @@ class Check(Frozen):
         """Return the report's path relative to `/out`, or None if the check has none."""
         if self.report == "none":
             return None
-        return self.path or f"{self.name}.{'xml' if self.report == 'junit' else 'sarif'}"
+        return self.path or f"{self.name}.{_SUFFIXES[self.report]}"
 
 
 class JobSpec(Frozen):

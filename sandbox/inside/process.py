@@ -39,6 +39,7 @@ def run_process(
     sink: Callable[[bytes], None],
     reads: Path = Path(os.devnull),
     on_start: Callable[[int], None] = lambda _: None,
+    pass_fds: Sequence[int] = (),
 ) -> Ended:
     """Run a command, giving stdout and stderr, merged, to `sink` as they come.
 
@@ -50,6 +51,7 @@ def run_process(
         sink: Takes its output.
         reads: The file that is its standard input; nothing by default.
         on_start: Told its process id.
+        pass_fds: Descriptors it inherits, besides its input and output.
 
     Raises:
         CommandNotStarted: No such program, not executable, or its arguments are too long.
@@ -59,7 +61,9 @@ def run_process(
     try:
         try:
             with reads.open("rb") as stdin:
-                process = subprocess.Popen(argv, cwd=cwd, env=env, stdin=stdin, stdout=write_fd, stderr=write_fd, start_new_session=True)
+                process = subprocess.Popen(
+                    argv, cwd=cwd, env=env, stdin=stdin, stdout=write_fd, stderr=write_fd, start_new_session=True, pass_fds=pass_fds
+                )
         except (OSError, ValueError) as error:
             raise CommandNotStarted(f"{argv[0]}: {error}") from error
         finally:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sandbox.contract.job import Assignment, Check, CheckExit, Submission
+from sandbox.inside.checks.importing import import_and_read, keep
 from sandbox.inside.checks.sealing import plugins_for
 from sandbox.inside.gateway_client import say_alive
 from sandbox.inside.otlp import below_check
@@ -50,13 +51,14 @@ def _run_check(check: Check, paths: Paths, environment: Mapping[str, str], deadl
         sys.stdout.buffer.flush()
 
     timeout_s = max(0.0, min(float(check.timeout_s), deadline - time.monotonic()))
+    if check.to_import is not None:
+        return _import(check, paths, environment, timeout_s, tail, sink)
     plugins = plugins_for(check, paths, environment_of(check, paths.out, environment))
     started_at = time.time()
     try:
         ended = run_process(check.argv, cwd=paths.workspace, env=plugins.environment, timeout_s=timeout_s, sink=sink)
     except CommandNotStarted as error:
-        tail_text = f"not started: {error}"[:TAIL_CHARS_MAX]
-        return CheckExit(name=check.name, exit_code=NOT_STARTED, duration_s=0, started_at=started_at, output_tail=tail_text)
+        return _not_started(check, error, started_at)
     return CheckExit(
         name=check.name,
         exit_code=ended.exit_code,
@@ -67,6 +69,29 @@ def _run_check(check: Check, paths: Paths, environment: Mapping[str, str], deadl
         sealed=plugins.sealed,
         why_not_sealed=plugins.why_not,
     )
+
+
+def _import(
+    check: Check, paths: Paths, environment: Mapping[str, str], timeout_s: float, tail: "_Tail", sink: Callable[[bytes], None]
+) -> CheckExit:
+    started_at = time.time()
+    try:
+        ended, report = import_and_read(check, paths, environment, timeout_s, sink)
+    except CommandNotStarted as error:
+        return _not_started(check, error, started_at)
+    return CheckExit(
+        name=check.name,
+        exit_code=ended.exit_code,
+        duration_s=time.time() - started_at,
+        started_at=started_at,
+        report_sha256=keep(report, paths.out / str(check.report_path), sink) if report is not None else None,
+        output_tail=tail.text(),
+    )
+
+
+def _not_started(check: Check, error: CommandNotStarted, started_at: float) -> CheckExit:
+    told = f"not started: {error}"[:TAIL_CHARS_MAX]
+    return CheckExit(name=check.name, exit_code=NOT_STARTED, duration_s=0, started_at=started_at, output_tail=told)
 
 
 def _digest(out: Path, check: Check) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,15 +42,38 @@ def plugins_for(check: Check, paths: Paths, environment: dict[str, str]) -> Plug
         return Plugins(_with_options(environment, options))
     if not landlock_abi():
         return Plugins(_with_options(environment, options), why_not="this host's kernel has no Landlock")
-    own, scratch = (_directory(paths.tmp / f"{PACKAGE}-{check.name}-{name}") for name in ("product", "scratch"))
-    policy = own.with_suffix(".json")
-    product = product_paths(paths.workspace, check.tests_scope)
-    policy.write_text(
-        json.dumps({"workspace": os.path.realpath(paths.workspace), "product": product, "own": str(own), "scratch": str(scratch)})
-    )
+    policy, scratch = _policy(check.name, check.tests_scope, paths)
     options += ["-p", f"{PACKAGE}.oracle", f"--basetemp={scratch}/tests"]
     more = {POLICY_VARIABLE: str(policy), "PYTHONSAFEPATH": "1"}
     return Plugins(_with_options(environment | more, options), sealed=True)
+
+
+def behind_the_wall(check: Check, paths: Paths, python: Sequence[str], argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the command that runs `argv` as the product of a sealed run; `argv` itself where the check is not sealed or there is no wall.
+
+    Args:
+        check: Whose `tests_scope` says what the product may not read.
+        paths: Of the sandbox.
+        python: Starts a Python.
+        argv: What to run.
+    """
+    if check.tests_scope is None or not landlock_abi():
+        return tuple(argv)
+    policy, _ = _policy(check.name, check.tests_scope, paths)
+    plugins = str(_package_directory(paths))
+    code = f"import sys; sys.path.insert(0, {plugins!r}); from {PACKAGE}.command import run; run(sys.argv[1], sys.argv[2:])"
+    return (*python, "-I", "-c", code, str(policy), *argv)
+
+
+def _policy(name: str, tests_scope: WriteScope, paths: Paths) -> tuple[Path, Path]:
+    """Write the policy of a check and return its path and the directory both sides may write."""
+    own, scratch = (_directory(paths.tmp / f"{PACKAGE}-{name}-{which}") for which in ("product", "scratch"))
+    policy = own.with_suffix(".json")
+    product = product_paths(paths.workspace, tests_scope)
+    policy.write_text(
+        json.dumps({"workspace": os.path.realpath(paths.workspace), "product": product, "own": str(own), "scratch": str(scratch)})
+    )
+    return policy, scratch
 
 
 def product_paths(workspace: Path, tests_scope: WriteScope) -> list[str]:
