@@ -20,11 +20,12 @@ from sandbox.contract.labels import needed
 from sandbox.contract.scope import WriteScope
 from sandbox.contract.wire import SupervisorLink
 from sandbox.mirror import Mirror
+from supervisor.dispatch.signatures import signature_check
 from supervisor.knowledge.bundler import Brief
 from supervisor.pipeline.commands import Dispatch
 from supervisor.pipeline.definition import Stage
 from supervisor.pipeline.events import JobDispatched
-from supervisor.pipeline.load import RED_CHECK
+from supervisor.pipeline.load import BASELINE, RED_CHECK
 from supervisor.pipeline.run import RunState
 from supervisor.pipeline.survey import stage_of
 from supervisor.stages.agents import agent_spec, load_agent, override_path
@@ -142,7 +143,12 @@ class Dispatcher:
     async def _checks(self, run: RunState, command: Dispatch, stage: Stage) -> tuple[Check, ...]:
         # Of the base commit, never of the branch under test (DECISIONS D12).
         checks = await self._mirror.inspect([run.intent.base_commit], lambda tree: checks_for(tree, stage))
-        return checks_of_tests(checks) if command.stage == RED_CHECK else checks
+        if command.stage == BASELINE:
+            return checks
+        chosen = checks_of_tests(checks) if command.stage == RED_CHECK else checks
+        ours = await signature_check(self._mirror, run, stage, command.base_commit, chosen)
+        # Before the others: what they run could put another product in the place of what they ran.
+        return (ours, *chosen) if ours is not None else chosen
 
 
 def _spec(run: RunState, command: Dispatch, stage: Stage, input_pack: BlobRef) -> JobSpec:

@@ -71,7 +71,7 @@ def judge_validate(evidence: Evidence, baseline: Evidence | None, on_stubs: Evid
     notes: list[str] = []
     for check in evidence.checks.values():
         before = _before(baseline, check.name)
-        found = [*_incomplete(check), *([] if check.is_tests else _scanned(check, before))]
+        found = [*_incomplete(check), *([] if check.is_tests or check.report == "signatures" else _scanned(check, before))]
         if check.is_tests and not check.problem and check.said:
             found += [*_ids(check, before), *_vanished(check, on_stubs), *_exit(check, before)]
         told = [finding(check.name, message) for message in found]

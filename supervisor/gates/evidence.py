@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from sandbox.contract.job import Check, ReportFormat
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import CheckReport
+from sandbox.contract.signatures import REPORT_BYTES_MAX, SignatureReport
 from supervisor.gates.junit import BadReport, Case, CaseOutcome, parse_junit, tail_of
 from supervisor.gates.sarif import BadSarif, parse_sarif
 from supervisor.pipeline.events import TestCounts
@@ -48,6 +49,8 @@ class CheckEvidence(Frozen):
     results: dict[str, int] = Field(default_factory=dict)
     """What a scanner found, with counts."""
     suppressed: int = 0
+    signatures: SignatureReport | None = None
+    """What the locked modules declare after their import, of the check that imports them."""
     canary: Canary = "not owed"
     """How the test that must fail ended."""
     sealed: bool = False
@@ -127,6 +130,8 @@ def _of_check(check: Check, report: CheckReport | None, data: bytes | None) -> C
         return base.model_copy(update={"problem": problem})
     if end is not None and end.report_sha256 not in {None, hashlib.sha256(data).hexdigest()}:
         return base.model_copy(update={"problem": f"the report at /out/{check.report_path} was changed after the command had ended"})
+    if check.report == "signatures":
+        return base.model_copy(update=_of_signatures(data, is_as_it_was=end is not None and end.report_sha256 is not None))
     try:
         if check.report == "junit":
             return base.model_copy(update=_of_junit(data, is_canary_owed=check.canary))
@@ -148,6 +153,18 @@ def _of_junit(data: bytes, *, is_canary_owed: bool) -> dict[str, object]:
         "canary": canary,
         "problem": problem,
     }
+
+
+def _of_signatures(data: bytes, *, is_as_it_was: bool) -> dict[str, object]:
+    """Return what was read; a report whose digest the runner never said was written by somebody else."""
+    if not is_as_it_was:
+        return {"problem": "the report is not the runner's"}
+    if len(data) > REPORT_BYTES_MAX:
+        return {"problem": f"the report has {len(data)} bytes; at most {REPORT_BYTES_MAX}"}
+    try:
+        return {"signatures": SignatureReport.model_validate_json(data)}
+    except ValidationError as error:
+        return {"problem": f"the report cannot be read: {error.error_count()} errors"}
 
 
 def _canary(canaries: Sequence[Case], others: Mapping[str, Case], *, is_owed: bool) -> tuple[Canary, str]:

@@ -27,6 +27,7 @@ from supervisor.gates.interface import judge_interface, lock_of
 from supervisor.gates.junit import REPORT_BYTES_MAX
 from supervisor.gates.nothing import judge_empty
 from supervisor.gates.scope import judge_scope
+from supervisor.gates.signatures import with_signatures
 from supervisor.gates.spec import Criterion, criteria_of, judge_spec, read_spec
 from supervisor.gates.tests import judge_tests
 from supervisor.gates.verdict import Judgement, finding, judgement
@@ -39,6 +40,7 @@ from supervisor.pipeline.run import JobState, RunState
 from supervisor.pipeline.survey import needs_red_check, stage_of
 from supervisor.stages.contract import spec_path
 from supervisor.stages.lineage import has_role, interfaces_before, origin_of
+from supervisor.stages.quality import signatures_python
 
 BUNDLE_BYTES_MAX = 512 << 20
 """One git bundle of a result, as it crosses the bus."""
@@ -294,8 +296,20 @@ class Integrator:
             return judgement([finding("spec", str(error))])
         if job.stage == RED_CHECK:
             return judge_red(evidence, baseline, criteria)
-        said = judge_validate(evidence, baseline, await self._evidence(_passed_red_check(run)), criteria if has_role(run, "test") else [])
+        on_stubs = await self._evidence(_passed_red_check(run))
+        said = judge_validate(evidence, baseline, on_stubs, criteria if has_role(run, "test") else [])
+        said = await self._with_signatures(run, job, said, evidence, on_stubs)
         return await self._with_whole(run, job, said)
+
+    async def _with_signatures(
+        self, run: RunState, job: JobState, said: Judgement, evidence: Evidence, on_stubs: Evidence | None
+    ) -> Judgement:
+        """Add what the import of the locked modules shows."""
+        stage, locks = stage_of(run.pipeline, job.stage), await self._locks(run, job.stage)
+        if stage is None or not locks:
+            return said
+        is_wanted = await self._mirror.inspect([run.intent.base_commit], lambda tree: signatures_python(tree, stage) is not None)
+        return with_signatures(said, evidence, on_stubs, locks, is_wanted=is_wanted)
 
     async def _with_whole(self, run: RunState, job: JobState, said: Judgement) -> Judgement:
         """Add what the judged tree itself says: whose tests they are, what is silenced, which protected paths changed."""

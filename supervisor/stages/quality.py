@@ -14,6 +14,7 @@ from sandbox.contract.job import Check, ReportFormat
 from sandbox.contract.scope import WriteScope, checked_path
 from sandbox.contract.tree import Tree
 from supervisor.pipeline.definition import Stage
+from supervisor.stages.importable import python_of
 from supervisor.stages.path_classes import OF_THE_TESTS
 
 QUALITY_FILE = "quality.toml"
@@ -21,6 +22,9 @@ QUALITY_BYTES_MAX = 64 << 10
 LINE_CHARS_MAX = 2_000
 """A dotted key of 30,000 parts takes tomllib 18 s and 3.4 GB (measured); one of a line this long, 10 ms."""
 CHECKS_MAX = 32
+
+SIGNATURES = "signatures"
+"""The name of the check of ours that imports the locked modules; in the file, which Python does, or `false`."""
 
 _TABLE = "quality_checks"
 _KEYS = ("command", "report", "path", "blocking", "sealed")
@@ -47,7 +51,8 @@ def checks_for(tree: Tree, stage: Stage) -> tuple[Check, ...]:
     if stage.command is not None:
         source = f"stage {stage.name}: command"
         return (_check("tests", {"command": stage.command}, source, timeout_s),)
-    table = _table(tree)
+    table = dict(_table(tree))
+    _python(table.pop(SIGNATURES, True))
     if len(table) > CHECKS_MAX:
         raise ConfigError(f"{QUALITY_FILE}: [{_TABLE}] has {len(table)} checks; at most {CHECKS_MAX}")
     checks = [_check(name, value, f"{QUALITY_FILE}: {_TABLE}.{name}", timeout_s) for name, value in table.items()]
@@ -60,6 +65,24 @@ def checks_for(tree: Tree, stage: Stage) -> tuple[Check, ...]:
 def checks_of_tests(checks: tuple[Check, ...]) -> tuple[Check, ...]:
     """Return those checks that report test ids: what a red-check runs."""
     return tuple(check for check in checks if check.is_tests)
+
+
+def signatures_python(tree: Tree, stage: Stage) -> tuple[str, ...] | None:
+    """Return the words that start the Python locked modules are imported in; None if the file says they are not.
+
+    Without a word of the file it is the Python the tests run in.
+
+    Args:
+        tree: The run's base commit.
+        stage: The validate stage.
+
+    Raises:
+        ConfigError: The file is wrong; the message names file and key.
+    """
+    given = _table(tree).get(SIGNATURES, True)
+    if given is not True:
+        return _python(given)
+    return next((python_of(check.argv) for check in checks_for(tree, stage) if check.is_tests), ("python",))
 
 
 def is_pytest(argv: tuple[str, ...]) -> bool:
@@ -123,6 +146,15 @@ def _check(name: str, value: object, source: str, timeout_s: int) -> Check:
         tests_scope=_sealed(options.get("sealed", False), is_tests and takes_plugins(argv), source),
         timeout_s=timeout_s,
     )
+
+
+def _python(given: object) -> tuple[str, ...] | None:
+    source = f"{QUALITY_FILE}: {_TABLE}.{SIGNATURES}"
+    if isinstance(given, bool):
+        return ("python",) if given else None
+    if not isinstance(given, str):
+        raise ConfigError(f'{source}: how Python is started, e.g. "uv run python", or false')
+    return _argv(given, source)
 
 
 def _sealed(given: object, is_possible: bool, source: str) -> WriteScope | None:
