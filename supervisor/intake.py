@@ -65,6 +65,7 @@ class Intake:
         clock: Callable[[], float] = time.time,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
         is_sampled: Callable[[str], bool] = lambda _trace_id: True,
+        traces_at: str = "",
     ) -> None:
         """Make an intake.
 
@@ -79,6 +80,7 @@ class Intake:
             clock: Unix seconds.
             entropy: Random bytes, for run ids and slugs.
             is_sampled: Whether the spans of the run with this trace id are kept.
+            traces_at: Address of the Jaeger that shows them; empty: none does.
         """
         self._mirror = mirror
         self._link = link
@@ -90,6 +92,7 @@ class Intake:
         self._clock = clock
         self._entropy = entropy
         self._is_sampled = is_sampled
+        self._traces_at = traces_at
 
     async def accept(self, request: SubmitRequest, taken: Collection[str]) -> Accepted:
         """Return the event that opens the run.
@@ -135,6 +138,7 @@ class Intake:
             priority=request.priority,
             delivery=request.delivery,
         )
+        sampled = self._is_sampled(trace_id(run))
         caller = request.traceparent if _TRACEPARENT.fullmatch(request.traceparent) else ""
         event = RunAccepted(
             run_id=run,
@@ -142,7 +146,8 @@ class Intake:
             intent=intent,
             pipeline=pipeline,
             trace_id=trace_id(run),
-            sampled=self._is_sampled(trace_id(run)),
+            sampled=sampled,
+            trace_url=f"{self._traces_at}/trace/{trace_id(run)}" if sampled and self._traces_at else "",
             traceparent_of_caller=caller,
             request_id=request.request_id,
         )

@@ -16,6 +16,7 @@ from supervisor.pipeline.run import JobState, RunState
 FILES_SHOWN_MAX = 20
 PACKAGES_SHOWN_MAX = 10
 """Paths of one kind in the closing lines; the report and the result object hold all."""
+TRACE_FILE = "trace.otlp.jsonl"
 _LABEL_CHARS = 9
 
 _HEADLINES = {
@@ -47,7 +48,7 @@ def summary(run: RunState, report_path: str | None, mirror: str | None = None) -
     lines = [headline(run), ""]
     lines += _facts(run)
     lines += [*_cost_table(run), ""]
-    lines += _labelled("trace", run.trace_id)
+    lines += _labelled("trace", trace_words(run))
     if report_path:
         lines += _labelled("report", report_path)
     refs = salvage_refs(run)
@@ -57,6 +58,15 @@ def summary(run: RunState, report_path: str | None, mirror: str | None = None) -
     if steps:
         lines += ["", *_labelled("next", steps)]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def trace_words(run: RunState) -> str:
+    """Return where a run's trace is to be looked at."""
+    if not run.sampled:
+        return "none: this run was not sampled (OTEL_TRACES_SAMPLER)"
+    if run.trace_url:
+        return inert_line(run.trace_url, 300)
+    return f"andon trace {run.run_id}   (or open {TRACE_FILE}, beside the report, in Jaeger)"
 
 
 def headline(run: RunState) -> str:
@@ -208,6 +218,7 @@ def _metadata(run: RunState) -> list[str]:
         ("accepted", iso(run.accepted_at)),
         ("ended", iso(run.ended_at) if run.ended_at else "not yet"),
         ("trace", code(run.trace_id)),
+        ("shown by", code(trace_words(run))),
     ]
     return _table(("", ""), rows)
 

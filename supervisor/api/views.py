@@ -71,6 +71,8 @@ class RunResult(Frozen):
     commit: str | None
     """The landed commit."""
     trace_id: str | None
+    trace_url: str | None
+    """The page that shows the run's trace; None: `andon trace` does."""
     cost_usd: float
     usage: Usage
     replay: bool
@@ -160,6 +162,7 @@ def result_of(run: RunState, report: str | None) -> RunResult:
         branch=run.branch,
         commit=run.landed_commit,
         trace_id=run.trace_id,
+        trace_url=run.trace_url or None,
         cost_usd=usd(run.budget.settled_nano_usd),
         usage=run.budget.usage,
         replay=run.intent.mode == "replay",
@@ -182,6 +185,7 @@ def refusal(error: str, exit_code: int, repo: str | None = None) -> Refusal:
         branch=None,
         commit=None,
         trace_id=None,
+        trace_url=None,
         cost_usd=0.0,
         usage=Usage(),
         replay=False,

@@ -87,6 +87,7 @@ class _Watcher:
         self.is_old_end = resumed is not None
         """Whether an end may still be the one the run was resumed from: until `RunResumed` is seen."""
         self.must_see_resumed = resumed is not None and is_over(resumed)
+        self.is_trace_named = False
         self.first = asyncio.Event()
         self.second = asyncio.Event()
 
@@ -132,6 +133,13 @@ class _Watcher:
             self.must_see_resumed = self.must_see_resumed and self.is_old_end
             self.seen(self.run)
             self.display.event(self.run, item)
+            self._name_trace(self.run)
+
+    def _name_trace(self, run: RunState) -> None:
+        """Say once where the run can be watched from the inside; at its end it is said again, in the closing lines."""
+        if run.trace_url and not self.is_trace_named and not is_over(run):
+            self.display.say(f"trace: {run.trace_url}")
+        self.is_trace_named = True
 
     async def tick(self) -> None:
         while True:

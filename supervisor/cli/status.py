@@ -42,12 +42,15 @@ def command(app: App, run_id: str | None, as_json: bool) -> None:
 def _print_head(run: "RunState") -> None:
     from supervisor.api.inert import inert_line
     from supervisor.api.report import money
+    from supervisor.api.views import is_over
 
     replay = " (replay)" if run.intent.mode == "replay" else ""
     click.echo(f"{run.run_id}  {run.state}  {run.intent.feature}{replay}")
     click.echo(f"  {inert_line(run.intent.request, 120)}")
     click.echo(f"  {inert_line(run.intent.repository, 300)}  on {inert_line(run.intent.base_name)} ({run.intent.base_commit[:12]})")
     click.echo(f"  {money(run.budget.settled_nano_usd)} of {money(run.budget.limit_nano_usd)} spent")
+    if run.trace_url and not is_over(run):  # the closing lines name it, too
+        click.echo(f"  {inert_line(run.trace_url, 300)}")
     click.echo()
 
 

@@ -34,6 +34,7 @@ def command(app: App, run_id: str | None, depth: int | None, is_open: bool, as_j
     The bars show when in the run each part was. The file opens in the upload tab of Jaeger, too.
     """
     from supervisor.api.critical_path import own_seconds
+    from supervisor.api.inert import inert_line
     from supervisor.api.span_tree import lines_of, trace_tree, unended
     from supervisor.errors import UsageError
 
@@ -41,6 +42,9 @@ def command(app: App, run_id: str | None, depth: int | None, is_open: bool, as_j
     run = files.run()
     if files.is_afar and not files.trace_path.exists():
         raise UsageError(f"the trace of run {run.run_id} is on its supervisor's host; look there, or in Jaeger for {run.trace_id}")
+    if not run.sampled and not is_open:
+        click.echo(f"run {run.run_id} has no trace: it was not sampled (OTEL_TRACES_SAMPLER)", err=True)
+        return
     root, now = trace_tree(files.trace_path, run), app.now()
     if is_open and not unended(root):
         click.echo(f"nothing of run {run.run_id} is running: it is {run.state}", err=True)
@@ -54,6 +58,8 @@ def command(app: App, run_id: str | None, depth: int | None, is_open: bool, as_j
     else:
         _say_where_the_time_went(root, now)
         click.echo(f"\ntrace {run.trace_id}, {files.trace_path}")
+        if run.trace_url:
+            click.echo(inert_line(run.trace_url, 300))
 
 
 def _print(lines: "list[tuple[str, Node]]", root: "Node", now: float, *, no_color: bool) -> None:

@@ -48,6 +48,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "log_level": (LEVEL,),
     "docker_host": ("DOCKER_HOST",),
     "otlp_endpoint": ("OTEL_EXPORTER_OTLP_ENDPOINT",),
+    "jaeger_ui": ("ANDON_JAEGER_UI",),
     "traceparent": ("TRACEPARENT",),
     "no_color": ("NO_COLOR",),
     "ci": ("CI",),
@@ -155,6 +156,8 @@ class Config(Frozen):
     """The engine's address; None: the current context, else the default socket (DECISIONS G15)."""
     otlp_endpoint: str | None = None
     """Where traces are exported by OTLP/HTTP; None: only to the run's file."""
+    jaeger_ui: str | None = Field(None, pattern=r"^(none|https?://[^\s?#]{1,500})$")
+    """Address of the Jaeger page that shows what is exported; `none`: there is none; None: port 16686 of the collector's host."""
     traceparent: str | None = None
     """W3C context of the caller: a run's trace links to it."""
     no_color: bool = False

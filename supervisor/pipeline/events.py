@@ -72,6 +72,8 @@ class RunAccepted(Event):
     trace_id: str
     sampled: bool = True
     """Whether the run's spans are kept; decided here, once (OTEL_TRACES_SAMPLER), for whoever takes part."""
+    trace_url: str = ""
+    """The page that shows the run's trace; empty: it is in the run's file only, or nowhere if it is not sampled."""
     traceparent_of_caller: str = ""
     request_id: str = ""
     """What the submission called itself: the same one again is answered with this run."""

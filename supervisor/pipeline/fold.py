@@ -55,6 +55,7 @@ def _accepted(event: ev.RunAccepted) -> RunState:
         pipeline=event.pipeline,
         trace_id=event.trace_id,
         sampled=event.sampled,
+        trace_url=event.trace_url,
         request_id=event.request_id,
         accepted_at=event.at,
         seq=event.seq,

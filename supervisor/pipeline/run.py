@@ -116,6 +116,8 @@ class RunState(Frozen):
     trace_id: str
     sampled: bool = True
     """Whether the run's spans are kept."""
+    trace_url: str = ""
+    """The page that shows them; empty: none does."""
     request_id: str = ""
     accepted_at: float
     seq: int

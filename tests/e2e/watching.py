@@ -32,6 +32,7 @@ RESULT_KEYS = {
     "branch",
     "commit",
     "trace_id",
+    "trace_url",
     "cost_usd",
     "usage",
     "replay",

@@ -279,3 +279,14 @@ async def test_whether_a_run_is_traced_is_decided_by_its_trace_id_and_is_in_its_
 
     assert (kept.event.sampled, dropped.event.sampled) == (True, False)
     assert asked == [dropped.event.trace_id]
+
+
+async def test_a_run_knows_the_page_of_its_trace(bench: Bench):
+    """From its first event on, so that whoever follows it needs no setting; a run that is not traced has none."""
+    shown = Intake(bench.mirror, bench.link, shipped_prices(), traces_at="http://127.0.0.1:16686")
+    dropped = Intake(bench.mirror, bench.link, shipped_prices(), traces_at="http://127.0.0.1:16686", is_sampled=lambda _trace: False)
+
+    event = (await shown.accept(await bench.submission(), ())).event
+
+    assert event.trace_url == f"http://127.0.0.1:16686/trace/{event.trace_id}"
+    assert [(await each.accept(await bench.submission(), ())).event.trace_url for each in (dropped, bench.intake)] == ["", ""]

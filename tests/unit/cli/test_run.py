@@ -19,7 +19,7 @@ from tests.fakes.run_events import AT, RUN
 from tests.fakes.scripted_client import CtrlC, Hang
 
 KEYS = [
-    *("run_id", "feature", "state", "exit_code", "repo", "base", "branch", "commit", "trace_id", "cost_usd", "usage", "replay"),
+    *("run_id", "feature", "state", "exit_code", "repo", "base", "branch", "commit", "trace_id", "trace_url", "cost_usd", "usage", "replay"),
     *("stages", "files", "tests", "report"),
 ]
 
@@ -68,7 +68,7 @@ Landed: add-rate-limiting
   docs           1  pass          1,100    $0.0400
   total                          36,300    $0.6500  of $50.00
 
-  trace     97548faf185e2804b76159d4b1f09df7
+  trace     andon trace 01jd8m6w2x   (or open trace.otlp.jsonl, beside the report, in Jaeger)
   report    {report}
 
   next      git -C /home/ada/notes diff aaaaaaaaaaaa..andon/add-rate-limiting
