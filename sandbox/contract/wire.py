@@ -6,6 +6,7 @@ decide rests on a request the supervisor answered (`claim`, `budget`). Heartbeat
 Both protocols have two implementations, the real one over NATS and the one of `tests/fakes`, under one conformance suite.
 """
 
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal, Protocol
 
@@ -18,9 +19,10 @@ from sandbox.contract.labels import Labels
 from sandbox.contract.model import Frozen
 from sandbox.contract.result import AttemptResult, Outcome, Usage
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised by every incompatible change; an executor of another version is refused at its first claim."""
 
+TOKEN_CHARS_MIN = 32
 LEASE_S = 60.0
 """ack_wait of the pools' consumers (NATS.md §0.4)."""
 HEARTBEAT_S = 15.0
@@ -30,6 +32,11 @@ RATE_WAIT_MAX_S = 900.0
 """In one attempt, waits for the rate limit beyond this are charged to its wall clock."""
 LEASE_DOUBT_S = 48.0
 """0.8 of the lease: a confirmed ack older than this pauses the container (DECISIONS D2)."""
+
+
+def new_token() -> str:
+    """Return a secret by which one attempt is known."""
+    return secrets.token_hex(32)
 
 
 class JoinRequest(Frozen):
@@ -53,12 +60,16 @@ class JoinReply(Frozen):
 
 
 class ClaimRequest(Frozen):
-    """An executor asks before it works; with `token` it asks to go on with an attempt it already has."""
+    """An executor asks before it works, or, with `goes_on`, before it goes on with an attempt it already has."""
 
     executor: ExecutorName
     job_id: JobId
     ack_subject: str = Field(max_length=400)
-    token: str | None = None
+    token: str = Field(default_factory=new_token, min_length=TOKEN_CHARS_MIN, max_length=200)
+    """Made by the executor for this claim, the same each time it is said again: the log keeps its hash, so that a supervisor that died
+    between writing a grant and answering it costs no attempt. It is what the attempt is known by from then on."""
+    goes_on: bool = False
+    """Nothing new is granted."""
     version: int = PROTOCOL_VERSION
 
 
@@ -70,9 +81,12 @@ class ClaimReply(Frozen):
     refused: this executor may not work (version, pool); `reason` says why."""
     attempt: int = 0
     token: str = ""
+    """The claim's."""
     traceparent: str = ""
     """Context of the stage-attempt span (DECISIONS D8)."""
     wall_left_s: float = Field(0, ge=0)
+    dispatched_at: float = Field(0, ge=0)
+    """When the job was decided, in Unix seconds: it may have waited in the supervisor before it was published; 0: not told."""
     reason: str = ""
 
 

@@ -152,7 +152,8 @@ async def held_lease(
         session.resume()
         account.resumed()
 
-    request = ClaimRequest(executor=host.config.name, job_id=delivery.job.job_id, ack_subject=delivery.ack_subject, token=grant.token)
+    about = {"executor": host.config.name, "job_id": delivery.job.job_id, "ack_subject": delivery.ack_subject}
+    request = ClaimRequest(**about, token=grant.token, goes_on=True)
     pace = host.config.pace
     mine = Lease(host.link, request, pause=pause, resume=resume, every_s=pace.renew_s, doubt_s=pace.doubt_s)
     async with mine.held() as lease:

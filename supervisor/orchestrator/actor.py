@@ -47,8 +47,6 @@ class RunActor:
         self.state = state
         self.landing = asyncio.Lock()
         """Held while the branch moves: a stop waits for it, so that a landed run is never called cancelled."""
-        self.tokens: dict[str, tuple[int, str]] = {}
-        """Attempt and secret of the current attempt of a job, as long as this process lives."""
         self.held_since: dict[str, tuple[int, float]] = {}
         """Current attempt of a job, and when this process first knew of it (`Ports.monotonic`)."""
         self._note_held()
@@ -224,7 +222,6 @@ class RunActor:
     def _fold(self, event: AnyEvent) -> None:
         self.state = apply(self.state, event)
         self._doubtful.clear()
-        self.tokens = {name: held for name, held in self.tokens.items() if self.state.jobs[name].current is not None}
         if isinstance(event, AttemptStarted | AttemptEnded):
             self._note_held()
         try:

@@ -1,6 +1,6 @@
 """Answers executors: who may work on what (claims), and what a model call may cost (budget). Every yes is an event first.
 
-An attempt is its token: given once, at the claim, only its hash is in the log. The supervisor counts attempts here, not the
+An attempt is its token: the executor's own, told at the claim, only its hash is in the log. The supervisor counts attempts here, not the
 broker (`num_delivered` is no fencing token: NATS.md §2).
 """
 
@@ -47,23 +47,24 @@ def sha256_of(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, is_token_known: bool, held_s: float = 0.0) -> Decision:
+def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, held_s: float = 0.0) -> Decision:
     """Decide one claim.
 
-    again: the current attempt is this executor's, the same answer again. takeover: this executor holds the current attempt but has
+    again: the current attempt is this very claim's, the same answer again. takeover: this executor holds the current attempt but has
     lost it (restarted), or another one was handed the job because the lease ran out: that attempt has ended. gone: not to be worked on
     (now), or another copy of the job is being worked on: this copy is taken from the bus.
 
     Args:
         run: The run's state.
         job: The claimed job.
-        request: Who asks, with the token of an attempt it goes on with, if any.
-        is_token_known: Whether the current attempt's token is still in this process, so that a lost answer can be repeated.
+        request: Who asks.
         held_s: How long the current attempt has been held, as far as this process knows.
     """
     current = job.current
-    if request.token is not None:
-        return "again" if current is not None and _is_token(current, request.executor, request.token) else "gone"
+    if current is not None and _is_token(current, request.executor, request.token):
+        return "again"
+    if request.goes_on:
+        return "gone"
     if job.is_done:
         return "done"
     if current is not None:
@@ -73,7 +74,7 @@ def rule_claim(run: RunState, job: JobState, request: ClaimRequest, *, is_token_
             # The broker hands a job out again only when nobody renewed its lease; whoever still works stands still by now, and will ask
             # before it goes on. An executor that was killed between its grant and its first note does not even know that it had it.
             return "takeover" if held_s >= LEASE_DOUBT_S else "busy"
-        return "again" if is_token_known and current.ack_subject == request.ack_subject else "takeover"
+        return "takeover"
     if may_claim(run, job):
         return "grant"
     return "done" if job.ended is not None and fate_of(run, job, job.ended).is_for_gates else "gone"
@@ -136,11 +137,9 @@ class Desk:
             return ClaimReply(decision="refused", reason="the delivery is of another pool than the job")
         for _ in range(CLAIM_ROUNDS_MAX):
             job = actor.state.jobs[request.job_id]
-            held = actor.tokens.get(job.job_id)
-            is_known = held is not None and job.current is not None and held[0] == job.current.attempt
-            match rule_claim(actor.state, job, request, is_token_known=is_known, held_s=actor.held_s(job)):
+            match rule_claim(actor.state, job, request, held_s=actor.held_s(job)):
                 case "again":
-                    return self._granted(actor, job, request.token or (held[1] if held else ""))
+                    return self._granted(actor, job, request.token)
                 case "takeover":
                     await end_as_lost(actor, job.job_id, len(job.attempts), _why_lost(job, request))
                 case "grant":
@@ -156,8 +155,6 @@ class Desk:
         return ClaimReply(decision="busy", reason="others claim it at this moment")
 
     async def _grant(self, actor: RunActor, request: ClaimRequest) -> ClaimReply | None:
-        token = self._ports.new_token()
-
         def build(run: RunState) -> AnyEvent | None:
             job = run.jobs[request.job_id]
             if not may_claim(run, job):
@@ -168,7 +165,7 @@ class Desk:
                 job_id=job.job_id,
                 attempt=len(job.attempts) + 1,
                 executor=request.executor,
-                token_sha256=sha256_of(token),
+                token_sha256=sha256_of(request.token),
                 ack_subject=request.ack_subject,
             )
 
@@ -178,9 +175,8 @@ class Desk:
         job = actor.state.jobs[request.job_id]
         if job.current is None or job.current.attempt != event.attempt:  # ended again before we could answer
             return None
-        actor.tokens[job.job_id] = (event.attempt, token)
         self._ports.queue.taken(copy_name(job.job_id, job.publications))
-        return self._granted(actor, job, token)
+        return self._granted(actor, job, request.token)
 
     def _granted(self, actor: RunActor, job: JobState, token: str) -> ClaimReply:
         run, attempt = actor.state, job.attempts[-1]
@@ -193,6 +189,7 @@ class Desk:
             token=token,
             traceparent=f"00-{run.trace_id}-{span_id(path)}-{run.sampled:02x}",
             wall_left_s=max(0.0, wall_s - actor.held_s(job)),
+            dispatched_at=job.dispatched_at,
         )
 
     async def budget(self, request: BudgetRequest) -> BudgetReply:

@@ -1,7 +1,6 @@
 """What the orchestrator works with, as protocols: bus, log, gates, git, delivery, time, chance; not their implementations."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
@@ -128,7 +127,6 @@ class Ports:
     monotonic: Callable[[], float] = time.monotonic
     """Seconds that only grow; every age and every deadline rests on it. It stands still while the host sleeps, as its executors do."""
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
-    new_token: Callable[[], str] = field(default=lambda: secrets.token_hex(32))
 
     fetching: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FETCHES_AT_ONCE_MAX))
     """Held while a job is read from the store to be queued: a supervisor that takes up a thousand runs must not drown its own lease."""

@@ -259,10 +259,11 @@ async def test_a_claim_is_answered_by_the_supervisor(wire: Wire) -> None:
 
     async with wire.supervisor() as supervisor, wire.executor("ex1") as executor:
         await supervisor.serve(PaperDesk(claims, pay), {})
-        reply = await executor.claim(a_claim(ACK))
+        claim = a_claim(ACK)
+        reply = await executor.claim(claim)
 
     assert (reply.decision, reply.attempt) == ("granted", 1)
-    assert asked == [a_claim(ACK)]
+    assert asked == [claim]
 
 
 @pytest.mark.parametrize("claim", [a_claim(ACK, executor="ex2"), a_claim("andon.job.gpu"), a_claim(ACK.replace("JOBS", "RESULTS"))])

@@ -169,6 +169,8 @@ class Worker:
         self.name = name
         self.work = work
         self.log: list[tuple[str, str]] = []
+        self.tokens: list[str] = []
+        """Of its claims."""
 
     async def run(self) -> None:
         """Pull, claim, work, report, until cancelled."""
@@ -190,9 +192,11 @@ class Worker:
             await self.link.publish_result(result)
             await self.link.ack(delivery.ack_subject)
 
-    async def claim(self, delivery: Delivery, token: str | None = None) -> ClaimReply:
+    async def claim(self, delivery: Delivery, **changes: object) -> ClaimReply:
         """Ask until somebody answers."""
-        request = ClaimRequest(executor=self.name, job_id=delivery.job.job_id, ack_subject=delivery.ack_subject, token=token)
+        about = {"executor": self.name, "job_id": delivery.job.job_id, "ack_subject": delivery.ack_subject}
+        request = ClaimRequest.model_validate(about | changes)
+        self.tokens.append(request.token)
         while True:
             try:
                 return await self.link.claim(request)
@@ -263,7 +267,6 @@ class World:
         self.delivery_failures: list[Exception] = []
         self.observed: list[ev.AnyEvent] = []
         self.orchestrator: Orchestrator | None = None
-        self.tokens = 0
 
     def ports(self, **changes: object) -> Ports:
         """Return the collaborators of a supervisor."""
@@ -277,13 +280,8 @@ class World:
             "deliver": self._deliver,
             "observe": lambda _run, event: self.observed.append(event),
             "sleep": quick_sleep,
-            "new_token": self._token,
         }
         return Ports(**(values | changes))  # type: ignore[arg-type]
-
-    def _token(self) -> str:
-        self.tokens += 1
-        return f"token-{self.tokens}"
 
     async def _deliver(self, run: RunState) -> None:
         if self.delivery_failures:

@@ -9,7 +9,7 @@ from sandbox.contract.errors import BrokerError, EngineError
 from sandbox.contract.wire import ClaimReply, ClaimRequest
 from sandbox.executor.lease import Lease
 
-REQUEST = ClaimRequest(executor="one", job_id="0123456789-spec-1", ack_subject="ack", token="t")
+REQUEST = ClaimRequest(executor="one", job_id="0123456789-spec-1", ack_subject="ack", token="t" * 32, goes_on=True)
 
 
 class Broker:
@@ -100,7 +100,7 @@ async def test_a_paused_attempt_goes_on_when_the_same_token_is_granted_again():
         broker.away = False
         await until(lambda: not container.paused, "the resumption")
 
-        assert broker.claimed == ["t"]
+        assert broker.claimed == [REQUEST.token]
         assert not lease.lost.is_set()
 
 
@@ -140,7 +140,7 @@ async def test_a_machine_that_slept_claims_again_although_the_broker_answers():
         await until(lease.lost.is_set, "the loss")
 
         assert container.paused
-        assert broker.claimed == ["t"]
+        assert broker.claimed == [REQUEST.token]
 
 
 async def test_an_engine_that_cannot_pause_is_asked_again_and_nothing_is_claimed_before():
@@ -153,7 +153,7 @@ async def test_an_engine_that_cannot_pause_is_asked_again_and_nothing_is_claimed
         await until(lambda: container.tries >= 3, "the third try")
         assert broker.claimed == []
         container.is_stubborn = False
-        await until(lambda: broker.claimed == ["t"], "the claim")
+        await until(lambda: broker.claimed == [REQUEST.token], "the claim")
 
         assert not lease.lost.is_set()
 

@@ -463,8 +463,7 @@ async def test_a_supervisor_that_stands_down_does_not_say_that_the_run_is_unknow
             money = {"run_id": run, "job_id": job, "attempt": 1, "token": granted.token, "op": op, "call_id": "1.1", "nano_usd": 1}
             with pytest.raises(BrokerError):
                 await desk.budget(BudgetRequest.model_validate({"executor": "host-1"} | money))
-        again = await desk.claim(
-            ClaimRequest(executor="host-1", job_id=job, ack_subject="$JS.ACK.JOBS.default.1.1.1.1.0", token=granted.token)
-        )
+        claim = {"executor": "host-1", "job_id": job, "ack_subject": "$JS.ACK.JOBS.default.1.1.1.1.0", "token": granted.token}
+        again = await desk.claim(ClaimRequest.model_validate(claim | {"goes_on": True}))
 
     assert again.decision == "granted"

@@ -111,13 +111,13 @@ async def test_a_result_with_a_wrong_token_is_ignored():
 
 async def test_no_token_is_in_the_log_or_in_a_stored_result():
     """The log holds its hash, the kept result an empty one."""
-    async with a_world() as world, world.supervisor(), world.worker():
+    async with a_world() as world, world.supervisor(), world.worker() as worker:
         run = await world.submit()
         await world.until(run, lambda state: state.delivered, "it is delivered")
 
     kept = b"".join(ev.encode(event) for event in await world.events(run)) + b"".join(world.broker.blobs.values())
-    assert world.tokens > 0
-    assert b"token-" not in kept
+    assert worker.tokens
+    assert not [token for token in worker.tokens if token.encode() in kept]
 
 
 async def test_a_job_dispatched_but_not_published_is_published_by_the_next_supervisor():
@@ -177,7 +177,7 @@ async def test_a_supervisor_killed_at_any_moment_lands_the_run_once(seed: int):
 
 
 async def test_two_claims_of_one_job_give_one_attempt():
-    """The second executor is told busy, a claim with the token is granted again, without it and with the same delivery too."""
+    """The second executor is told busy, whatever it says; the first is granted its own again, and by another token nothing goes on."""
     replies: list[ClaimReply] = []
 
     async def work(worker: Worker, delivery: Delivery, reply: ClaimReply) -> AttemptResult:
@@ -187,31 +187,57 @@ async def test_two_claims_of_one_job_give_one_attempt():
             same = {"job_id": delivery.job.job_id, "ack_subject": delivery.ack_subject}
             replies.append(await other(ClaimRequest(executor="host-9", **same)))
             replies.append(await other(ClaimRequest(executor="host-9", token=reply.token, **same)))
-            replies.append(await worker.claim(delivery, reply.token))
-            replies.append(await worker.claim(delivery))
-            replies.append(await worker.claim(delivery, "wrong"))
+            replies.append(await other(ClaimRequest(executor="host-9", token=reply.token, goes_on=True, **same)))
+            replies.append(await worker.claim(delivery, token=reply.token))
+            replies.append(await worker.claim(delivery, token=reply.token, goes_on=True))
+            replies.append(await worker.claim(delivery, goes_on=True))
         return a_result(worker, delivery, reply)
 
     async with a_world() as world, world.supervisor(), world.worker(work):
         run = await world.submit()
         state = await world.until(run, lambda state: state.delivered, "it is delivered")
 
-    assert [reply.decision for reply in replies] == ["busy", "gone", "granted", "granted", "gone"]
-    assert replies[2].token == replies[3].token == "token-1"
-    assert replies[2].traceparent == replies[3].traceparent
-    assert replies[2].traceparent.startswith(f"00-{state.trace_id}-")
-    assert 0 < replies[2].wall_left_s <= 1800
+    assert [reply.decision for reply in replies] == ["busy", "busy", "gone", "granted", "granted", "gone"]
+    again = replies[3]
+    assert (again.attempt, again.token) == (replies[4].attempt, replies[4].token)
+    assert again.traceparent == replies[4].traceparent
+    assert again.traceparent.startswith(f"00-{state.trace_id}-")
+    assert again.traceparent.endswith("-01")
+    assert 0 < again.wall_left_s <= 1800
+
+
+async def test_a_claim_whose_answer_was_lost_with_its_supervisor_costs_no_attempt():
+    """The grant is in the log; the next supervisor knows the token by its hash, and gives the same answer."""
+    replies: list[ClaimReply] = []
+
+    async def work(worker: Worker, delivery: Delivery, reply: ClaimReply) -> AttemptResult:
+        if not replies:
+            crash = stack.pop_all()
+            await crash.aclose()
+            await stack.enter_async_context(world.supervisor())
+            replies.append(reply)
+            replies.append(await worker.claim(delivery, token=reply.token))
+        return a_result(worker, delivery, reply)
+
+    async with a_world() as world, AsyncExitStack() as stack:
+        await stack.enter_async_context(world.supervisor())
+        async with world.worker(work):
+            run = await world.submit()
+            state = await world.until(run, lambda state: state.delivered, "it is delivered")
+
+    assert [(reply.decision, reply.attempt) for reply in replies] == [("granted", 1), ("granted", 1)]
+    assert {len(job.attempts) for job in state.jobs.values()} == {1}
 
 
 async def test_an_executor_that_comes_back_without_its_attempt_gets_a_new_one():
-    """A new delivery to the same executor without a token means that it lost the attempt: the next one is granted."""
+    """A claim by another token of the same executor means that it lost the attempt: the next one is granted."""
     decisions: list[tuple[str, int, str]] = []
 
     async def forgetful(worker: Worker, delivery: Delivery, reply: ClaimReply) -> AttemptResult | None:
         again = delivery.model_copy(update={"ack_subject": delivery.ack_subject.replace(".1.", ".2.", 1)})
         if not decisions:
             new = await worker.claim(again)
-            decisions.append((new.decision, new.attempt, (await worker.claim(delivery, reply.token)).decision))
+            decisions.append((new.decision, new.attempt, (await worker.claim(delivery, token=reply.token, goes_on=True)).decision))
             return a_result(worker, delivery, new)
         return a_result(worker, delivery, reply)
 

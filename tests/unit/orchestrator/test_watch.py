@@ -31,6 +31,8 @@ class Scene:
         self.directed = ""
         self.waited_s = 0.0
         self.forgotten: list[str] = []
+        self.claim: ClaimRequest
+        """The first one's, if it was claimed."""
 
     def begin(self, run: str) -> None:
         """Watch the world's runs."""
@@ -84,8 +86,8 @@ async def a_scene(*, claimed: bool = True) -> AsyncIterator[Scene]:
         assert world.broker.desk is not None
         ack = "$JS.ACK.JOBS.default.1.1.1.1.0"
         if claimed:
-            reply = await world.broker.desk.claim(ClaimRequest(executor="host-1", job_id=f"{run}-spec-1", ack_subject=ack))
-            assert reply.decision == "granted"
+            scene.claim = ClaimRequest(executor="host-1", job_id=f"{run}-spec-1", ack_subject=ack)
+            assert (await world.broker.desk.claim(scene.claim)).decision == "granted"
         scene.begin(run)
         yield scene
 
@@ -219,9 +221,8 @@ async def test_a_clock_that_jumps_a_day_ends_no_attempt_and_delays_nothing(jump_
         await scene.look_after(60)
         scene.wall += jump_s
         assert await scene.look_after(60) == []
-        claim = ClaimRequest(executor="host-1", job_id=f"{scene.run}-spec-1", ack_subject="$JS.ACK.JOBS.default.1.1.1.1.0", token="token-1")
         assert scene.world.broker.desk is not None
-        reply = await scene.world.broker.desk.claim(claim)
+        reply = await scene.world.broker.desk.claim(scene.claim.model_copy(update={"goes_on": True}))
         assert (reply.decision, reply.wall_left_s) == ("granted", 1800 - 120)
         assert await scene.look_after(1800 + WALL_GRACE_S - 120.1) == []
         assert await scene.look_after(0.1) == [Outcome.LOST]
