@@ -13,7 +13,7 @@ from supervisor.config import Config, load
 
 
 async def _serve(config: Config, *, embedded: bool) -> None:
-    serving = asyncio.create_task(supervise(config, os.environ, embedded=embedded))
+    serving = asyncio.create_task(supervise(config, embedded=embedded))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     with contextlib.suppress(asyncio.CancelledError):

@@ -22,6 +22,11 @@ SUPERVISOR: Final = "sup"
 """Name of the supervisor's consumers of RESULTS and TEL."""
 POOL_WAITING_MAX: Final = 4096
 """Waiting pulls of a pool: one for each free slot of each of its executors."""
+EXPORT_BYTES_MAX: Final = 256 * MIB
+EXPORT_DEDUPE_S: Final = 3_600
+"""A supervisor that takes over on another host makes the spans of open runs again; theirs are in the buffer already, or delivered."""
+EXPORT_TURN_S: Final = 30
+"""How long a supervisor may take to deliver what it took before it, or another one, is given it again."""
 
 REPLICAS: Final = 3
 """Copies of a stream in a cluster: one server may be lost."""
@@ -120,6 +125,17 @@ _STREAMS: Final[tuple[dict[str, Any], ...]] = (
 )
 
 
+_EXPORT: Final[dict[str, Any]] = {
+    **_LIMITS,
+    "name": subjects.STREAM_EXPORT,
+    "subjects": [subjects.EXPORT],
+    "retention": "workqueue",
+    "discard": "new",  # what finds no room stays in its run's file, and is put later (ADR 28)
+    "max_bytes": EXPORT_BYTES_MAX,
+    "duplicate_window": EXPORT_DEDUPE_S * SECOND,
+}
+
+
 async def ensure_streams(connection: Connection) -> None:
     """Create what is missing and bring the rest to this release's configuration.
 
@@ -159,6 +175,17 @@ async def ensure_supervisor_consumers(connection: Connection, *, confirm_s: floa
     """Create or update the consumers the supervisor reads results and telemetry from."""
     for stream, subject in ((subjects.STREAM_RESULTS, "andon.res.*.done"), (subjects.STREAM_TEL, "andon.tel.*")):
         await _ensure_consumer(connection, stream, SUPERVISOR, filter_subject=subject, ack_wait=int(confirm_s * SECOND))
+
+
+async def ensure_export(connection: Connection) -> None:
+    """Create or update the buffer of what is exported; only supervisors that export ask for it.
+
+    Raises:
+        BrokerError: The broker refused, or is away.
+    """
+    await _ensure_stream(connection, _EXPORT)
+    turn = {"ack_wait": EXPORT_TURN_S * SECOND, "max_ack_pending": 1_000}
+    await _ensure_consumer(connection, subjects.STREAM_EXPORT, SUPERVISOR, filter_subject=subjects.EXPORT, **turn)
 
 
 async def _ensure_stream(connection: Connection, config: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from sandbox.contract.figures import Figures
 from sandbox.contract.result import Outcome
@@ -141,16 +141,17 @@ class Metrics:
         for each in figures.figures:
             self._span(each.name, each.seconds, each.attributes)
 
-    def text(self, runs: Iterable[RunState], executors: Sequence[Heartbeat], rejected: int) -> bytes:
+    def text(self, runs: Iterable[RunState], executors: Sequence[Heartbeat], rejected: int, dropped: Mapping[str, int]) -> bytes:
         """Return everything in Prometheus's text format.
 
         Args:
             runs: Those that are open.
             executors: Those whose life sign has not expired.
             rejected: Spans and payloads that were not taken.
+            dropped: Spans that were not exported, by why.
         """
         gauges = CollectorRegistry()
-        gauges.register(_Now(list(runs), executors, rejected))
+        gauges.register(_Now(list(runs), executors, rejected, dropped))
         return generate_latest(gauges) + generate_latest(self.registry)
 
     # Events
@@ -252,12 +253,13 @@ def _bounded(known: set[str], value: str) -> str:
 class _Now:
     """What is so at this moment: runs, executors, jobs that wait."""
 
-    def __init__(self, runs: Sequence[RunState], executors: Sequence[Heartbeat], rejected: int) -> None:
+    def __init__(self, runs: Sequence[RunState], executors: Sequence[Heartbeat], rejected: int, dropped: Mapping[str, int]) -> None:
         self._runs = runs
         self._executors = executors
         self._rejected = rejected
+        self._dropped = dropped
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         active: dict[tuple[str, str], int] = {}
         waiting: dict[str, int] = {}
         for run in self._runs:
@@ -276,6 +278,10 @@ class _Now:
         yield _gauge("cicd_worker_count", "Executors; offline: takes no jobs.", ("cicd_worker_state",), workers)
         yield _gauge("andon_slots", "Slots of all executors.", ("state",), {("busy",): busy, ("free",): max(0, slots - busy)})
         yield _gauge("andon_telemetry_spans_rejected", "Spans that were not taken, since this supervisor leads.", (), {(): self._rejected})
+        dropped = CounterMetricFamily("andon_telemetry_spans_dropped", "Spans that no collector will get.", labels=("reason",))
+        for reason in ("refused", "rejected", "too_large"):
+            dropped.add_metric([reason], self._dropped.get(reason, 0))
+        yield dropped
 
 
 def _gauge(name: str, help_: str, labels: Sequence[str], values: dict[Any, int]) -> GaugeMetricFamily:

@@ -136,6 +136,16 @@ class RunFiles:
             hint = f"the supervisor writes it anew: andon resume {self.directory.name}"
             raise InfrastructureError(f"{self.events_path} is not whole ({error}); {hint}") from error
 
+    @property
+    def is_sampled(self) -> bool:
+        """Return whether the run's spans are kept, by its first event; True while there is none that can be read."""
+        try:
+            with self.events_path.open("rb") as file:
+                first = _event.validate_json(file.readline())
+        except (FileNotFoundError, ValidationError):
+            return True
+        return first.type != "run_accepted" or first.sampled
+
     def result(self) -> RunResult | None:
         """Return the stored result object, None if there is none that can be read."""
         try:

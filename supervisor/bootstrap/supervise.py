@@ -4,25 +4,25 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from sandbox.bus import NatsSupervisorLink
 from sandbox.contract.credentials import SupervisorCredentials, read_credentials
 from sandbox.contract.errors import BrokerError, BrokerRefused, UsageError
-from sandbox.contract.ids import trace_id
 from sandbox.contract.price import shipped_prices
 from sandbox.contract.release import RELEASE
 from sandbox.log import Log
 from sandbox.mirror import Mirror
 from sandbox.telemetry import Spans
 from supervisor import delivery, stack
+from supervisor.api.export import Exporter, exporting
 from supervisor.api.metrics import Metrics
 from supervisor.api.said import say
 from supervisor.api.trace import RunTrace
-from supervisor.api.trace_sink import TraceSink, exporter, trace_ids_of
 from supervisor.bootstrap.history import keep_history
+from supervisor.bootstrap.span_keeper import SpanKeeper, trace_file
 from supervisor.bootstrap.witness import Witness
 from supervisor.briefing import Bundler
 from supervisor.config import Config, StateDirectory, is_sampled
@@ -45,10 +45,8 @@ PRESENCE_EVERY_S = 0.2
 STAND_BY_S = 0.5
 """Before a supervisor that lost its lease, or its broker, stands by again."""
 
-Export = Callable[[bytes], None] | None
 
-
-async def supervise(config: Config, environment: Mapping[str, str], *, embedded: bool) -> None:
+async def supervise(config: Config, *, embedded: bool) -> None:
     """Stand by, lead when nobody else does, and stand by again when the lease is lost; until cancelled.
 
     Raises:
@@ -60,19 +58,18 @@ async def supervise(config: Config, environment: Mapping[str, str], *, embedded:
     credentials = read_credentials(config.nats_creds, SupervisorCredentials).model_copy(update={"url": config.nats_url})
     state = StateDirectory.open(config.state_directory)
     place = Place(config, state, await Mirror.open(state.mirror), embedded=embedded)
-    async with exporter(environment) as export:
-        has_led = False
-        while True:
-            try:
-                # A connection for each term: whatever this process still serves, or is about to send, as a leader ends with it.
-                async with NatsSupervisorLink.connect(credentials) as link, Leadership.hold(link.connection, place.owner) as lead:
-                    has_led = True
-                    await _lead(place, link, lead, export)
-            except BrokerError as error:
-                if not has_led or isinstance(error, BrokerRefused):
-                    raise
-                log.warning("broker.away", "the broker does not answer; trying on", error=error)
-            await asyncio.sleep(STAND_BY_S)
+    has_led = False
+    while True:
+        try:
+            # A connection for each term: whatever this process still serves, or is about to send, as a leader ends with it.
+            async with NatsSupervisorLink.connect(credentials) as link, Leadership.hold(link.connection, place.owner) as lead:
+                has_led = True
+                await _lead(place, link, lead)
+        except BrokerError as error:
+            if not has_led or isinstance(error, BrokerRefused):
+                raise
+            log.warning("broker.away", "the broker does not answer; trying on", error=error)
+        await asyncio.sleep(STAND_BY_S)
 
 
 class Place:
@@ -97,17 +94,22 @@ class Place:
         return f"the supervisor's disk has {left_mib} MiB left, below its floor of {floor_mib} MiB (ANDON_DISK_FLOOR_MIB); free some"
 
 
-async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership, export: Export) -> None:
+async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership) -> None:
     """Serve as the leader until the lease is lost or another supervisor wrote; everything begun here has ended when it returns.
 
     Raises:
         BrokerError: The connection is gone for good.
     """
     state = place.state
-    metrics = Metrics()
-    sink = TraceSink(lambda run_id: state.run(run_id) / "trace.otlp.jsonl", export, metrics.see)
+    async with exporting(place.config.telemetry, link.connection, lambda run_id: trace_file(state, run_id), state.run_ids) as export:
+        await _serve(place, link, lead, export)
+
+
+async def _serve(place: Place, link: NatsSupervisorLink, lead: Leadership, export: Exporter | None) -> None:
+    state, metrics = place.state, Metrics()
+    spans = SpanKeeper(state, link, metrics, export)
     events = FencedLog(JetStreamEventLog(link.connection), lambda: lead.is_held)
-    trace = RunTrace(Spans("andon-sup", RELEASE, {"host.name": socket.gethostname()}), sink.store, sink.container_below)
+    trace = RunTrace(Spans("andon-sup", RELEASE, {"host.name": socket.gethostname()}), spans.sink.store, spans.sink.container_below)
     witness = Witness(state, link, trace, events)
 
     def observe(run: RunState, event: AnyEvent) -> None:
@@ -116,7 +118,7 @@ async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership, export
         say(run, event)
 
     async def figures() -> bytes:
-        return metrics.text(orchestrator.open_runs, await link.executors(), sink.rejected)
+        return metrics.text(orchestrator.open_runs, await link.executors(), spans.sink.rejected, export.dropped if export else {})
 
     orchestrator = Orchestrator(_ports(place, events, link, observe))
     try:
@@ -125,7 +127,7 @@ async def _lead(place: Place, link: NatsSupervisorLink, lead: Leadership, export
                 tasks.create_task(orchestrator.run()),
                 tasks.create_task(_once_ready(orchestrator, witness.mend)),
                 tasks.create_task(witness.write_logs()),
-                tasks.create_task(_keep_spans(state, link, sink)),
+                tasks.create_task(spans.keep()),
                 tasks.create_task(_once_ready(orchestrator, lambda: keep_history(place.config, link.connection))),
                 tasks.create_task(_be_present(state, orchestrator) if place.embedded else asyncio.sleep(0)),
                 tasks.create_task(_serve_pages(place.config, figures)),
@@ -194,17 +196,6 @@ def _ports(place: Place, events: EventLog, link: NatsSupervisorLink, observe: Ca
         restore=Restorer(mirror, link, integrator, events.read).ensure,
         hold=place.hold,
     )
-
-
-async def _keep_spans(state: StateDirectory, link: NatsSupervisorLink, sink: TraceSink) -> None:
-    """Append executors' spans to the files of the runs they belong to; a trace id is derived from its run's id (DECISIONS D8)."""
-    known: dict[str, str] = {}
-    async for payload in link.telemetry():
-        wanted = trace_ids_of(payload)
-        if not wanted <= known.keys():
-            known = {trace_id(run_id): run_id for run_id in state.run_ids()}
-        for run_id in {known[each] for each in wanted & known.keys()}:
-            sink.store(run_id, payload, from_executor=True)
 
 
 async def _be_present(state: StateDirectory, orchestrator: Orchestrator) -> None:

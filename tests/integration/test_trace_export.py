@@ -1,136 +1,83 @@
-"""Spans reach a collector over OTLP/HTTP, and one that is down, slow or unfriendly holds nothing up."""
+"""Spans reach a collector over OTLP/HTTP through the broker's buffer; one that is down, slow or unfriendly holds nothing up."""
 
 import asyncio
-import gzip
+import json
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from sandbox.bus import Connection
+from sandbox.bus.assets import EXPORT_BYTES_MAX
+from sandbox.bus.export_buffer import BufferFull, ExportBuffer
+from sandbox.contract import subjects
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.telemetry import Spans
-from supervisor.api.trace_sink import QUEUE_PAYLOADS_MAX, exporter
-from tests.fakes.traces import SeenTrace
+from supervisor.api.export import Exporter, exporting
+from supervisor.api.export.outbox import Outbox
+from supervisor.api.trace_sink import TraceSink
+from supervisor.store.broker.embedded import EmbeddedBroker
+from tests.fakes.gateway import wait_until
+from tests.fakes.otlp_collector import Collector, collecting
 
-RUN = "01jd8m6w2x"
+RUN, OTHER = "01jd8m6w2x", "01jd8m6w2y"
 STOP_S_MAX = 3.0
 
 
 @dataclass
-class Collector:
-    """A receiver of OTLP/HTTP on loopback that answers as it is told; `answer` empty: it never does."""
+class Site:
+    """A broker, and a state directory with runs."""
 
-    answer: str = "200 OK"
-    requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
-    port: int = 0
+    connection: Connection
+    root: Path
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    def file_of(self, run_id: str) -> Path:
+        """Return a run's trace file."""
+        return self.root / run_id / "trace.otlp.jsonl"
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer every request of one connection."""
-        try:
-            while True:
-                lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
-                self.requests.append((lines[0], headers, await reader.readexactly(int(headers["content-length"]))))
-                if self.answer:
-                    writer.write(f"HTTP/1.1 {self.answer}\r\ncontent-length: 0\r\n\r\n".encode())
-                    await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client hung up
-        finally:
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
+    def run_ids(self) -> list[str]:
+        """Return all runs."""
+        return sorted(path.name for path in self.root.iterdir())
 
+    def tell(self, exporter: Exporter | Outbox | None, *names: str, run: str = RUN) -> float:
+        """Store spans, each by itself; return the seconds it took."""
+        assert exporter is not None
+        sink = TraceSink(self.file_of, exporter.expect)
+        spans = Spans("andon-sup", "1")
+        begun = time.monotonic()
+        for name in names:
+            spans.start(name, trace_id=trace_id(run), parent=span_id(run)).end()
+            sink.store(run, *spans.drain(trace_id(run)))
+        return time.monotonic() - begun
 
-@asynccontextmanager
-async def collecting(answer: str = "200 OK") -> AsyncIterator[Collector]:
-    """Run a collector."""
-    collector = Collector(answer)
-    tasks: set[asyncio.Task[None]] = set()
+    def exporting(self, environment: Mapping[str, str]) -> AbstractAsyncContextManager[Exporter | None]:
+        """Export as these names say."""
+        return exporting(environment, self.connection, self.file_of, self.run_ids)
 
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(asyncio.create_task(collector.serve(reader, writer)))
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    collector.port = server.sockets[0].getsockname()[1]
-    try:
-        yield collector
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+    async def waiting(self) -> int:
+        """Return how many payloads wait in the buffer."""
+        return await ExportBuffer(self.connection).waiting()
 
 
-def a_request(name: str = "stage spec") -> bytes:
-    spans = Spans("andon-sup", "1")
-    spans.start(name, trace_id=trace_id(RUN), parent=span_id(RUN)).end()
-    (payload,) = spans.drain(trace_id(RUN))
-    return gzip.decompress(payload)
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    """A broker of its own."""
+    (tmp_path / "runs").mkdir()
+    async with (
+        EmbeddedBroker.run(tmp_path / "nats") as broker,
+        Connection.open(broker.supervisor, name="fleet", inbox="fleet") as connection,
+    ):
+        yield Site(connection, tmp_path / "runs")
 
 
-async def test_every_span_reaches_the_collector_before_the_exporter_ends() -> None:
-    """The run's last spans are made in the moment in which the stack goes down."""
-    async with collecting() as collector:
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url + "/", "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=notes, x-team = api"}
-        async with exporter(environment) as export:
-            assert export is not None
-            for number in range(20):
-                export(a_request(f"stage {number}"))
-
-    seen = SeenTrace.of_requests(ExportTraceServiceRequest.FromString(body) for _, _, body in collector.requests)
-    assert [span.name for span in seen.spans] == [f"stage {number}" for number in range(20)]
-    line, headers, _ = collector.requests[0]
-    assert line.startswith("POST /v1/traces ")
-    assert (headers["content-type"], headers["x-tenant"], headers["x-team"]) == ("application/x-protobuf", "notes", "api")
-
-
-async def test_the_endpoint_of_traces_is_taken_as_it_is() -> None:
-    """As the specification of the variables has it: a path of its own, and its own headers."""
-    async with collecting() as collector:
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/otlp"}
-        async with exporter(environment) as export:
-            assert export is not None
-            export(a_request())
-
-    assert collector.requests[0][0].startswith("POST /otlp ")
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_SDK_DISABLED": "true"},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_TRACES_EXPORTER": "none"},
-    ],
-    ids=["nothing", "empty", "disabled", "none"],
-)
-async def test_nothing_is_exported_unless_somebody_asks(environment: dict[str, str]) -> None:
-    """There is no network call by default."""
-    async with exporter(environment) as export:
-        assert export is None
-
-
-async def ended_within(environment: dict[str, str], payloads: int) -> tuple[float, float]:
-    """Offer payloads and end; return the seconds the offers took and those of the end."""
-    begun = time.monotonic()
-    async with exporter(environment) as export:
-        assert export is not None
-        for _ in range(payloads):
-            export(a_request())
-        await asyncio.sleep(0)
-        offered = time.monotonic()
-    return offered - begun, time.monotonic() - offered
+def to(collector: Collector, **more: str) -> dict[str, str]:
+    """Return the environment that names a collector."""
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **more}
 
 
 def a_closed_port() -> int:
@@ -140,26 +87,194 @@ def a_closed_port() -> int:
         return port
 
 
-async def test_a_collector_that_is_down_holds_nothing_up() -> None:
-    """Its port is closed: offers return at once, the end comes within three seconds."""
-    offered_s, ended_s = await ended_within({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{a_closed_port()}"}, 50)
+async def test_every_span_reaches_the_collector_before_the_exporter_ends(site: Site) -> None:
+    """The run's last spans are made in the moment in which the stack goes down."""
+    names = [f"stage {number}" for number in range(20)]
+    async with collecting() as collector:
+        headers = {"OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=notes, x-team = api,x-key=a%20b%3D"}
+        async with site.exporting({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url + "/", **headers}) as exporter:
+            site.tell(exporter, *names)
 
-    assert offered_s < 1
+    assert collector.names == sorted(names)
+    first = collector.received[0]
+    assert first.line.startswith("POST /v1/traces ")
+    assert (first.headers["content-type"], first.headers["x-tenant"], first.headers["x-team"]) == ("application/x-protobuf", "notes", "api")
+    assert first.headers["x-key"] == "a b="
+    assert await site.waiting() == 0
+
+
+async def test_the_endpoint_of_traces_is_taken_as_it_is(site: Site) -> None:
+    """As the specification of the variables has it: a path of its own, and its own compression."""
+    async with collecting() as collector:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/otlp"}
+        async with site.exporting({**environment, "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "gzip"}) as exporter:
+            site.tell(exporter, "stage spec")
+
+    assert collector.received[0].line.startswith("POST /otlp ")
+    assert collector.received[0].headers["content-encoding"] == "gzip"
+    assert collector.names == ["stage spec"]
+
+
+async def test_json_is_spoken_to_who_asks_for_it(site: Site) -> None:
+    """Ids in hex, as OTLP/JSON has them."""
+    async with collecting() as collector, site.exporting(to(collector, OTEL_EXPORTER_OTLP_PROTOCOL="http/json")) as exporter:
+        site.tell(exporter, "stage spec")
+
+    (span,) = json.loads(collector.received[0].body)["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert collector.received[0].headers["content-type"] == "application/json"
+    assert (span["name"], span["traceId"]) == ("stage spec", trace_id(RUN))
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_SDK_DISABLED": "true"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_TRACES_EXPORTER": "none"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "127.0.0.1:4318"},
+    ],
+    ids=["nothing", "empty", "disabled", "none", "grpc", "no-url"],
+)
+async def test_nothing_is_exported_or_buffered_unless_somebody_asks(site: Site, environment: dict[str, str]) -> None:
+    """There is no network call by default, nor room taken in the broker; a wish that cannot be honoured stops no run."""
+    async with site.exporting(environment) as exporter:
+        assert exporter is None
+
+    names = (await site.connection.api("STREAM.NAMES"))["streams"] or []
+    assert subjects.STREAM_EXPORT not in names
+
+
+async def ended_within(site: Site, environment: dict[str, str], payloads: int, until: asyncio.Event | None = None) -> tuple[float, float]:
+    """Tell of spans and end; return the seconds the telling took and those of the end."""
+    async with site.exporting(environment) as exporter:
+        told_s = site.tell(exporter, *(f"stage {number}" for number in range(payloads)))
+        if until is not None:
+            await until.wait()
+        begun = time.monotonic()
+    return told_s, time.monotonic() - begun
+
+
+@pytest.mark.parametrize("kind", ["down", "black-hole", "slow", "refusing"])
+async def test_a_collector_in_trouble_holds_nothing_up_and_gets_everything_later(site: Site, kind: str) -> None:
+    """Telling takes what writing the file takes, the end less than three seconds; whoever exports next delivers the rest, once."""
+    async with collecting({"black-hole": "", "refusing": "503 Service Unavailable"}.get(kind, "200 OK")) as trouble:
+        trouble.delay_s = 1.0 if kind == "slow" else 0.0
+        port = a_closed_port() if kind == "down" else trouble.port
+        told_s, ended_s = await ended_within(site, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}, 50)
+    async with collecting() as collector, site.exporting(to(collector)):
+        await wait_until(lambda: len(collector.trace.spans) + len(trouble.trace.spans) >= 50, "everything is there", 20)
+
+    assert told_s < 1
     assert ended_s < STOP_S_MAX
+    assert {*collector.names, *trouble.names} == {f"stage {number}" for number in range(50)}
+    if kind != "slow":  # which may have taken what it had no time to confirm
+        assert len(collector.names) == 50
 
 
-async def test_a_collector_that_never_answers_holds_nothing_up() -> None:
-    """A black hole costs the end its two seconds and no more, with a full queue behind it."""
-    async with collecting(answer="") as collector:
-        _, ended_s = await ended_within({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}, QUEUE_PAYLOADS_MAX + 100)
+async def test_what_was_told_of_before_a_kill_is_exported_after_it(site: Site) -> None:
+    """The supervisor died between the run's file and the buffer: the file is looked at again, also its part of before."""
+    async with collecting() as collector:
+        async with site.exporting(to(collector)) as exporter:
+            site.tell(exporter, "early")
+        site.tell(Outbox(site.file_of, ExportBuffer(site.connection), lambda _why, _spans: None), "late")
+        site.tell(Outbox(site.file_of, ExportBuffer(site.connection), lambda _why, _spans: None), "other", run=OTHER)
+        assert collector.names == ["early"]
 
-    assert ended_s < STOP_S_MAX
+        async with site.exporting(to(collector)):
+            await wait_until(lambda: len(collector.names) >= 3, "the rest is there")
+
+    assert collector.names == ["early", "late", "other"]
 
 
-async def test_a_collector_that_refuses_does_not_stop_what_comes_after() -> None:
-    """Each payload is offered once; a refusal is logged."""
+async def test_spans_of_a_run_that_another_host_told_of_already_are_not_told_twice(site: Site) -> None:
+    """A supervisor that takes over makes an open run's spans again, into a file of its own."""
+    spans = Spans("andon-sup", "1")
+    spans.start("stage spec", trace_id=trace_id(RUN), parent=span_id(RUN), span_id=span_id(f"{RUN}/spec/1/1")).end()
+    (payload,) = spans.drain(trace_id(RUN))
+    async with collecting() as collector:
+        for host in ("left", "right"):
+            here = Site(site.connection, site.root / host)
+            here.root.mkdir()
+            async with here.exporting(to(collector)) as exporter:
+                assert exporter is not None
+                TraceSink(here.file_of, exporter.expect).store(RUN, payload)
+
+    assert collector.names == ["stage spec"]
+
+
+async def test_retry_after_is_honoured(site: Site) -> None:
+    """A collector that is asked too often says when it wants to be asked again."""
+    async with collecting() as collector:
+        collector.answers.append("429 Too Many Requests\r\nretry-after: 2")
+        async with site.exporting(to(collector)) as exporter:
+            site.tell(exporter, "stage spec")
+            await wait_until(lambda: collector.names == ["stage spec"], "it is there", 10)
+
+    first, second = collector.received
+    assert 2 <= second.at - first.at < 5
+
+
+async def test_what_a_collector_will_never_take_is_dropped_alone_and_counted(site: Site) -> None:
+    """Sent in one request with others, then each by itself; asked once more would change nothing."""
     async with collecting(answer="503 Service Unavailable") as collector:
-        _, ended_s = await ended_within({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}, 3)
+        collector.refuses = "poison"
+        async with site.exporting(to(collector)) as exporter:
+            site.tell(exporter, "before", "poison", "after")
+            collector.answer = "200 OK"
+            await wait_until(lambda: collector.names == ["after", "before"], "the others are there", 10)
+        assert exporter is not None
+        assert dict(exporter.dropped) == {"refused": 1}
 
-    assert len(collector.requests) == 3
-    assert ended_s < STOP_S_MAX
+    assert await site.waiting() == 0
+
+
+async def test_spans_a_collector_leaves_out_are_counted(site: Site) -> None:
+    """It took the request, so it is not sent again."""
+    async with collecting() as collector:
+        said = ExportTraceServiceResponse()
+        said.partial_success.rejected_spans = 1
+        collector.says = said.SerializeToString()
+        async with site.exporting(to(collector)) as exporter:
+            site.tell(exporter, "stage spec")
+            await wait_until(lambda: len(collector.received) == 1, "it is there", 10)
+        assert exporter is not None
+        assert dict(exporter.dropped) == {"rejected": 1}
+
+    assert len(collector.received) == 1
+
+
+@asynccontextmanager
+async def a_buffer_of(site: Site, bytes_max: int) -> AsyncIterator[ExportBuffer]:
+    """Give the buffer a bound, and its own back."""
+    buffer = ExportBuffer(site.connection)
+    await buffer.take(1, 1, 0.01)  # makes it
+    config = (await site.connection.api(f"STREAM.INFO.{subjects.STREAM_EXPORT}"))["config"]
+    await site.connection.api(f"STREAM.UPDATE.{subjects.STREAM_EXPORT}", {**config, "max_bytes": bytes_max})
+    yield buffer
+    await site.connection.api(f"STREAM.UPDATE.{subjects.STREAM_EXPORT}", {**config, "max_bytes": EXPORT_BYTES_MAX})
+
+
+async def test_what_finds_no_room_in_the_buffer_waits_in_the_runs_file(site: Site) -> None:
+    """The buffer takes what fits, to the byte; nothing is lost, and nothing else grows."""
+    async with a_buffer_of(site, 100_000) as buffer:
+        while True:
+            try:
+                await buffer.put(b"x" * 30_000, str(time.monotonic()))
+            except BufferFull:
+                break
+        assert await buffer.waiting() == 3
+        for message in await buffer.take(9, 1 << 20, 1.0):
+            await message.done()
+        await buffer.put(b"x" * 90_000, "again")
+        outbox = Outbox(site.file_of, buffer, lambda _why, _spans: None, again_s=0.01)
+        site.tell(outbox, *(f"stage {number}" for number in range(50)))
+        putting = asyncio.create_task(outbox.run())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(outbox.wait_empty(), 0.5)
+        (message,) = await buffer.take(1, 1, 1.0)
+        await message.done()
+        await asyncio.wait_for(outbox.wait_empty(), 10)
+        putting.cancel()
+        assert await buffer.waiting() == 50

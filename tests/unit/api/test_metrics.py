@@ -36,7 +36,7 @@ def told(logs: Iterable[list[AnyEvent]], beats: tuple[Heartbeat, ...] = (), metr
             run = apply(run, event)
             metrics.follow(run, event)
         ends += [run] if run else []
-    text = metrics.text([run for run in ends if run.state not in FINAL], beats, 3).decode()
+    text = metrics.text([run for run in ends if run.state not in FINAL], beats, 3, {"refused": 5}).decode()
     return {
         ",".join([sample.name, *(f"{name}={value}" for name, value in sorted(sample.labels.items()))]): sample.value
         for family in text_string_to_metric_families(text)
@@ -110,6 +110,7 @@ def test_what_is_open_and_who_is_there_is_of_this_moment() -> None:
     assert [said[f"cicd_worker_count,cicd_worker_state={state}"] for state in ("available", "busy", "offline")] == [1, 1, 1]
     assert (said["andon_slots,state=busy"], said["andon_slots,state=free"]) == (3, 3)
     assert said["andon_telemetry_spans_rejected"] == 3
+    assert [said[f"andon_telemetry_spans_dropped_total,reason={why}"] for why in ("refused", "rejected", "too_large")] == [5, 0, 0]
 
 
 def test_faults_of_infrastructure_are_apart_from_the_agents() -> None:

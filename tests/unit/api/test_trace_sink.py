@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.telemetry import Context, Spans
@@ -49,16 +50,40 @@ def test_a_line_is_otlp_json_with_hex_ids_and_numbers_for_enums(sink: TraceSink,
     assert span["startTimeUnixNano"] == "1000000000"
 
 
-def test_the_same_span_is_written_and_exported_once(path: Path):
+def test_the_same_span_is_written_and_told_of_once(path: Path):
     """Telemetry comes again after a lost confirmation, and after a crash the supervisor makes its spans again."""
-    exported: list[bytes] = []
+    expected: list[str] = []
+    seen: list[ExportTraceServiceRequest] = []
     twice = a_payload("process")
-    for sink in (TraceSink(lambda _: path, exported.append), TraceSink(lambda _: path, exported.append)):
+    for sink in (TraceSink(lambda _: path, expected.append, seen.append), TraceSink(lambda _: path, expected.append, seen.append)):
         sink.store(RUN, twice)
         sink.store(RUN, twice)
 
     assert names_in(path) == ["process"]
-    assert len(exported) == 1
+    assert (expected, len(seen)) == ([RUN], 1)
+
+
+def test_that_a_file_will_grow_is_told_before_it_does(path: Path):
+    """So that a kill between the two costs the export nothing."""
+    sizes: list[int] = []
+    sink = TraceSink(lambda _: path, lambda _: sizes.append(path.stat().st_size if path.exists() else 0))
+
+    sink.store(RUN, a_payload("process"))
+
+    assert sizes == [0]
+
+
+def test_of_a_run_that_is_not_sampled_nothing_is_kept(path: Path):
+    """An executor of an older release sends spans all the same: they are counted, and go nowhere."""
+    seen: list[ExportTraceServiceRequest] = []
+    expected: list[str] = []
+    sink = TraceSink(lambda _: path, expected.append, seen.append, is_sampled=lambda run_id: run_id != RUN)
+
+    sink.store(RUN, a_payload("process", "container start"), from_executor=True)
+
+    assert sink.rejected == 2
+    assert not path.exists()
+    assert seen == expected == []
 
 
 def test_one_payload_may_hold_a_span_twice(sink: TraceSink, path: Path):
