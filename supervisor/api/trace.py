@@ -15,6 +15,7 @@ from sandbox.telemetry import Attribute, Context, Spans
 from supervisor.pipeline.events import (
     AnyEvent,
     AttemptEnded,
+    JobDispatched,
     JobJudged,
     Joined,
     RunAccepted,
@@ -53,6 +54,8 @@ class RunTrace:
         self._container_below = container_below
         self._made: dict[str, set[str]] = {}
         """Paths of the attempts whose spans are made, by run, until the run ends: saves making them again."""
+        self._since: dict[str, float] = {}
+        """When the last step of a run was done that another may follow, as far as this process saw it: begins what follows."""
 
     def follow(self, run: RunState, event: AnyEvent) -> None:
         """Take one event, `run` being the state after it; a run that is not sampled leaves no spans."""
@@ -67,13 +70,16 @@ class RunTrace:
                 self._attempts(run, run.jobs[event.job_id])
             case JobJudged():
                 self._attempts(run, run.jobs[event.job_id])
+            case JobDispatched():
+                self._step(run, f"dispatch {event.stage}", event, {"andon.stage.name": event.stage, "andon.round": event.round})
             case Joined():
-                self._instant(run, "merge", event, {"vcs.ref.head.revision": event.commit, "andon.stage.name": event.stage})
+                self._step(run, "merge", event, {"vcs.ref.head.revision": event.commit, "andon.stage.name": event.stage})
             case RunLanded():
-                attributes: dict[str, Attribute] = {"vcs.ref.head.name": event.branch, "vcs.ref.head.revision": event.commit}
-                self._instant(run, "commit", event, attributes)
+                self._step(run, "commit", event, {"vcs.ref.head.name": event.branch, "vcs.ref.head.revision": event.commit})
             case _:
                 pass
+        if isinstance(event, RunAccepted | RunResumed | JobDispatched | JobJudged | Joined):
+            self._since[run.run_id] = event.at
         if isinstance(event, RunLanded | RunFailed | RunCancelled) and run.ended_at is not None:
             self._finish(run, run.ended_at)
         elif isinstance(event, RunParked):
@@ -91,6 +97,15 @@ class RunTrace:
             start=event.at,
             links=(link,) if link else (),
             attributes=attributes,
+        )
+        span.end(event.at)
+
+    def _step(self, run: RunState, name: str, event: AnyEvent, attributes: dict[str, Attribute]) -> None:
+        """What the supervisor did between two events; after a restart, when the first is not known, an instant."""
+        start = min(self._since.get(run.run_id, event.at), event.at)
+        own_id = span_id(f"{run.run_id}#{event.seq}")
+        span = self._spans.start(
+            name, trace_id=run.trace_id, parent=span_id(run.run_id), span_id=own_id, start=start, attributes=attributes
         )
         span.end(event.at)
 
@@ -139,7 +154,9 @@ class RunTrace:
         if attempt.ended is not None and attempt.ended.result is None and run.state not in FINAL:  # else `_finish` does
             self._reap(run, job, attempt, ended_at)
         if last and attempt.ended is not None and job.judged_at is not None:
-            self._gate(run, job, span.context, min(attempt.ended.at, job.judged_at))
+            arrived_at = min(attempt.ended.at, job.judged_at)
+            self._delivery(run, span.context, path, attempt.ended, arrived_at)
+            self._gate(run, job, span.context, arrived_at)
         error = None if passed else (f"verdict_{job.verdict}" if last and job.verdict else outcome)
         span.end(job.judged_at if last and job.judged_at else ended_at, error_type=error)
 
@@ -192,6 +209,18 @@ class RunTrace:
             program.end(at, error_type="executor_lost")
         process.end(at, error_type="executor_lost")
 
+    def _delivery(self, run: RunState, parent: Context, path: str, ended: AttemptEnded, arrived_at: float) -> None:
+        """The way of the result: from its executor, which keeps, stores and publishes it, into the log; hosts' clocks may differ."""
+        delivery = self._spans.start(
+            "result delivery",
+            trace_id=run.trace_id,
+            parent=parent.span_id,
+            span_id=span_id(f"{path}#result"),
+            start=min(ended.ended_at, arrived_at),
+            attributes={"cicd.worker.id": ended.executor, "andon.outcome": ended.outcome.value},
+        )
+        delivery.end(arrived_at)
+
     def _gate(self, run: RunState, job: JobState, parent: Context, start: float) -> None:
         """The judgement of what the last attempt left, from the arrival of its result."""
         gate = self._spans.start(
@@ -234,6 +263,7 @@ class RunTrace:
                 if attempt.ended is None or attempt.ended.outcome is Outcome.LOST:
                     self._reap(run, job, attempt, attempt.ended.ended_at if attempt.ended else at)
         self._made.pop(run.run_id, None)
+        self._since.pop(run.run_id, None)
         result = RESULTS[run.state]
         root = self._spans.start(
             f"RUN {run.pipeline.name}",

@@ -54,6 +54,22 @@ def test_a_run_that_lands_is_one_whole_trace_of_derived_ids():
     assert len(trace.named("commit")) == 1
 
 
+def test_the_time_between_two_stages_is_the_supervisors():
+    """From what allowed a job to the event that decides it, and from an executor's end to the judgement: nothing is unexplained."""
+    trace = told(happy())
+
+    for stage in trace.named("stage "):
+        (before,) = trace.named(f"dispatch {stage.name.removeprefix('stage ')}")
+        assert before.end == stage.start
+        assert before.start in {trace.roots[0].start, *(each.end for each in trace.spans)}
+        (delivery,) = [child for child in trace.named("result delivery") if child.parent_id == stage.span_id]
+        (gate,) = [child for child in trace.named("gate ") if child.parent_id == stage.span_id]
+        assert delivery.end == gate.start
+        assert stage.start <= delivery.start
+    (commit,) = trace.named("commit")
+    assert commit.start == trace.named("stage docs")[0].end
+
+
 def test_a_supervisor_that_goes_on_after_a_crash_makes_the_same_spans():
     """What both made has one id, and the sink keeps it once; nothing is missing."""
     log = happy()

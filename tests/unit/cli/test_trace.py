@@ -63,14 +63,15 @@ def test_a_run_is_drawn_from_its_root_to_its_calls(andon: CommandLine) -> None:
 
     lines = andon("trace").out.splitlines()
 
-    assert [re.split(r"(?<=\w|\)) {2,}", line)[0] for line in lines[:5]] == [
+    assert [re.split(r"(?<=\w|\)) {2,}", line)[0] for line in lines[:6]] == [
         "RUN feature",
         "├─ RUN feature (started)",
+        "├─ dispatch spec",
         "├─ stage spec",
         "│  ├─ queue wait",
         "│  ├─ send andon.job.default",
     ]
-    root, first, call, second = lines[0], lines[2], lines[5], lines[7]
+    root, first, call, second = lines[0], lines[3], lines[6], lines[8]
     assert root.split()[2:5] == ["9.0", "s", "$0.0044"]
     assert root.endswith("█" * 24)
     assert first.endswith("lost")

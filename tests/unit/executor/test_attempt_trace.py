@@ -71,10 +71,12 @@ class Engine(BareEngine):
 
 
 @asynccontextmanager
-async def an_account(directory: Path, engine: Engine) -> AsyncIterator[tuple[Host, Slot, Account]]:
+async def an_account(
+    directory: Path, engine: Engine, grant: ClaimReply = GRANT, published_at: float = 0.0
+) -> AsyncIterator[tuple[Host, Slot, Account]]:
     async with MemoryExecutorLink.connect(MemoryBroker(), "ex1") as link, a_host(directory, link, engine) as host:
         slot = Slot(7, 231_007 if os.geteuid() == 0 else None, directory / "s", directory / "t")
-        yield host, slot, Account(host, Delivery(job=a_job(), ack_subject="ack"), GRANT, slot)
+        yield host, slot, Account(host, Delivery(job=a_job(), ack_subject="ack", published_at=published_at), grant, slot)
 
 
 def made(trace: AttemptTrace) -> SeenTrace:
@@ -98,6 +100,23 @@ async def test_creation_start_and_removal_are_spans_of_one_container(tmp_path: P
     assert create.end <= start.start
     assert create.attributes["container.image.id"] == start.attributes["container.image.id"] == IMAGE_ID
     assert create.attributes["andon.container.waited_s"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("dispatched_at", "start", "unpublished_s"), [(1_000.0, 1_000.0, 4.0), (0.0, 1_004.0, 0.0), (1_009.0, 1_004.0, 0.0)]
+)
+async def test_the_wait_for_an_executor_is_one_span_from_the_decision_on(
+    dispatched_at: float, start: float, unpublished_s: float, tmp_path: Path
+):
+    """In the supervisor first, then on the lane; a supervisor whose clock is ahead, or that does not tell, changes nothing."""
+    grant = GRANT.model_copy(update={"dispatched_at": dispatched_at})
+    async with an_account(tmp_path, Engine(), grant, published_at=1_004.0) as (_, _, account):
+        with account.trace.processing():
+            pass
+        (wait,) = made(account.trace).named("queue wait")
+
+    assert (wait.start, wait.attributes["andon.queue.unpublished_s"]) == (start, unpublished_s)
+    assert wait.end == pytest.approx(account.started_at)
 
 
 async def test_a_container_that_was_alive_at_its_removal_has_no_exit_code(tmp_path: Path):
