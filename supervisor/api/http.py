@@ -1,4 +1,7 @@
-"""The supervisor's web server: `/metrics` and `/healthz`, read-only, without anything secret; loopback unless a person says otherwise."""
+"""The supervisor's web server: `/metrics`, `/healthz` and `/runs/ID`, read-only, without anything secret.
+
+It listens on loopback unless a person says otherwise.
+"""
 
 import contextlib
 import re
@@ -12,14 +15,23 @@ from prometheus_client import CONTENT_TYPE_LATEST
 CONNECTIONS_MAX: Final = 16
 IDLE_S: Final = 5
 HEAD_BYTES_MAX: Final = 8 << 10
+_NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
 _TEXT: Final = "text/plain; charset=utf-8"
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _PORT: Final = re.compile(rb":[0-9]{1,5}$")
 
+_RUNS: Final = "/runs/"
+
 Page = Callable[[], Awaitable[bytes]]
+RunPage = Callable[[str], Awaitable[bytes | None]]
+"""Takes a run's id; None: there is no such run."""
 
 
-async def serve(host: str, port: int, metrics: Page) -> None:
+async def _no_run(_run_id: str) -> None:
+    return None
+
+
+async def serve(host: str, port: int, metrics: Page, run_page: RunPage = _no_run) -> None:
     """Serve until cancelled.
 
     Raises:
@@ -28,7 +40,7 @@ async def serve(host: str, port: int, metrics: Page) -> None:
     # Bound by us: the library would end the process where the address is taken.
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         config = uvicorn.Config(
-            _app({"/metrics": (metrics, CONTENT_TYPE_LATEST), "/healthz": (_alive, _TEXT)}, _names_of(host)),
+            _app({"/metrics": (metrics, CONTENT_TYPE_LATEST), "/healthz": (_alive, _TEXT)}, run_page, _names_of(host)),
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -74,18 +86,29 @@ def _is_named(scope: Mapping[str, Any], names: frozenset[bytes]) -> bool:
     return len(hosts) == 1 and _PORT.sub(b"", hosts[0].lower()) in names
 
 
-def _app(pages: Mapping[str, tuple[Page, str]], names: frozenset[bytes] | None) -> Any:
+def _app(pages: Mapping[str, tuple[Page, str]], run_page: RunPage, names: frozenset[bytes] | None) -> Any:
+    async def found(path: str) -> tuple[bytes, str] | None:
+        if path in pages:
+            page, kind = pages[path]
+            return await page(), kind
+        body = await run_page(path.removeprefix(_RUNS)) if path.startswith(_RUNS) else None
+        return None if body is None else (body, _TEXT)
+
     async def app(scope: Mapping[str, Any], _receive: Any, send: Callable[[Mapping[str, Any]], Awaitable[None]]) -> None:
-        page = pages.get(scope["path"])
         if names is not None and not _is_named(scope, names):
             status, kind, body = 421, _TEXT, b"not the name of this server\n"
         elif scope["method"] not in {"GET", "HEAD"}:
             status, kind, body = 405, _TEXT, b"only GET\n"
-        elif page is None:
+        elif (page := await found(scope["path"])) is None:
             status, kind, body = 404, _TEXT, b"no such page\n"
         else:
-            status, kind, body = 200, page[1], await page[0]()
-        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
+            status, (body, kind) = 200, page
+        headers = [
+            (b"content-type", kind.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            _NO_SNIFF,
+        ]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 

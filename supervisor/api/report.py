@@ -47,7 +47,7 @@ def summary(run: RunState, report_path: str | None, mirror: str | None = None) -
     """Return the closing lines of a run, without a final line end; `mirror` is the path that holds the salvage refs, if known."""
     lines = [headline(run), ""]
     lines += _facts(run)
-    lines += [*_cost_table(run), ""]
+    lines += [*cost_table(run), ""]
     lines += _labelled("trace", trace_words(run))
     if report_path:
         lines += _labelled("report", report_path)
@@ -185,7 +185,8 @@ def _shortened(paths: Sequence[str]) -> list[str]:
     return [*shown, f"... and {len(paths) - FILES_SHOWN_MAX} more (see the report)"] if len(paths) > FILES_SHOWN_MAX else shown
 
 
-def _cost_table(run: RunState) -> list[str]:
+def cost_table(run: RunState) -> list[str]:
+    """Return lines of each job's verdict, tokens and cost, and of all together."""
     width = max([len(job.stage) for job in run.jobs.values()] + [len("stage")])
     lines = [f"  {'stage':<{width}}  round  verdict  {'tokens':>10}  {'cost':>9}"]
     for job in run.jobs.values():

@@ -19,8 +19,10 @@ from sandbox.telemetry import Spans
 from supervisor import delivery, stack
 from supervisor.api.export import Exporter, exporting
 from supervisor.api.metrics import Metrics
+from supervisor.api.run_page import run_pages
 from supervisor.api.said import say
 from supervisor.api.trace import RunTrace
+from supervisor.api.trace_page import traces_at
 from supervisor.bootstrap.history import keep_history
 from supervisor.bootstrap.span_keeper import SpanKeeper, trace_file
 from supervisor.bootstrap.witness import Witness
@@ -130,7 +132,7 @@ async def _serve(place: Place, link: NatsSupervisorLink, lead: Leadership, expor
                 tasks.create_task(spans.keep()),
                 tasks.create_task(_once_ready(orchestrator, lambda: keep_history(place.config, link.connection))),
                 tasks.create_task(_be_present(state, orchestrator) if place.embedded else asyncio.sleep(0)),
-                tasks.create_task(_serve_pages(place.config, figures)),
+                tasks.create_task(_serve_pages(place, figures)),
             ]
             reason = await lead.wait_lost()
             log.warning("leadership.lost", "leadership is lost, standing by", reason=reason)
@@ -153,17 +155,17 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-async def _serve_pages(config: Config, figures: Callable[[], Awaitable[bytes]]) -> None:
+async def _serve_pages(place: Place, figures: Callable[[], Awaitable[bytes]]) -> None:
     """Serve the pages, if an address is configured; without them runs go on all the same."""
-    if config.http is None:
+    if place.config.http is None:
         return
     from supervisor.api import http  # 20 MiB, for whoever wants pages only
 
-    listen = Listen.parse(config.http)
+    listen = Listen.parse(place.config.http)
     try:
-        await http.serve(listen.host, listen.port, figures)
+        await http.serve(listen.host, listen.port, figures, run_pages(place.state))
     except OSError as error:
-        log.warning("pages.unserved", "no pages are served", error=error, address=config.http)
+        log.warning("pages.unserved", "no pages are served", error=error, address=place.config.http)
 
 
 def _ports(place: Place, events: EventLog, link: NatsSupervisorLink, observe: Callable[[RunState, AnyEvent], None]) -> Ports:
@@ -187,6 +189,7 @@ def _ports(place: Place, events: EventLog, link: NatsSupervisorLink, observe: Ca
             strict=place.config.strict,
             check_spec=parse_spec,
             is_sampled=lambda trace: is_sampled(trace, place.config.telemetry),
+            traces_at=traces_at(place.config),
         ),
         dispatcher=Dispatcher(mirror, link, Bundler(mirror, link), models=models),
         queue=JobQueue(link),

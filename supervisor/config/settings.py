@@ -141,7 +141,7 @@ class Config(Frozen):
     broker_directory: Path | None = None
     """Where the broker's keys and configuration lie that `andon fleet` changes; None: the embedded broker's."""
     http: str | None = None
-    """HOST:PORT of the supervisor's `/metrics` and `/healthz`, e.g. 127.0.0.1:8950; None: it serves no pages."""
+    """HOST:PORT of the supervisor's `/metrics`, `/healthz` and `/runs/ID`, e.g. 127.0.0.1:8950; None: it serves no pages."""
     priority: int = Field(5, ge=1, le=10)
     """Of a run's jobs; 10 is the most urgent."""
     strict: bool = False

@@ -4,23 +4,29 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from supervisor.api import http
 from supervisor.api.http import HEAD_BYTES_MAX
+from supervisor.api.run_files import files_of
+from supervisor.api.run_page import run_pages
+from supervisor.config import StateDirectory
+from supervisor.pipeline.events import RunAccepted
+from tests.fakes.run_events import RUN, failed, happy
 
 
 @asynccontextmanager
-async def pages(text: bytes = b"figures\n") -> AsyncIterator[httpx2.AsyncClient]:
+async def pages(text: bytes = b"figures\n", state: StateDirectory | None = None) -> AsyncIterator[httpx2.AsyncClient]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
 
     async def figures() -> bytes:
         return text
 
-    serving = asyncio.create_task(http.serve("127.0.0.1", port, figures))
+    serving = asyncio.create_task(http.serve("127.0.0.1", port, figures, *([run_pages(state)] if state else [])))
     try:
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             await _until_there(client, serving)
@@ -50,6 +56,7 @@ async def _until_there(client: httpx2.AsyncClient, serving: "asyncio.Task[None]"
         ("GET", "/healthz", 200, "ok\n"),
         ("GET", "/metrics/", 404, "no such page\n"),
         ("GET", "/debug", 404, "no such page\n"),
+        ("GET", f"/runs/{RUN}", 404, "no such page\n"),
         ("POST", "/metrics", 405, "only GET\n"),
         ("DELETE", "/", 405, "only GET\n"),
     ],
@@ -92,3 +99,46 @@ async def test_an_address_that_is_taken_is_an_error_of_the_system() -> None:
 
         with pytest.raises(OSError, match="in use"):
             await http.serve("127.0.0.1", taken.getsockname()[1], figures)
+
+
+async def test_a_run_has_a_page(tmp_path: Path) -> None:
+    """What Jaeger's link of a run opens: how it stands and what each stage cost, as text that no browser takes for anything else."""
+    state = StateDirectory.open(tmp_path / "state")
+    files_of(state, RUN).append(happy())
+
+    async with pages(state=state) as client:
+        answer = await client.get(f"/runs/{RUN}")
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    lines = answer.text.splitlines()
+    assert lines[0] == "Landed: add-rate-limiting"
+    assert {"  state     landed, exit code 0", f"  andon status {RUN}"} <= set(lines)
+    assert any(line.split()[:3] == ["implement", "1", "pass"] for line in lines)
+
+
+async def test_a_page_says_nothing_a_person_a_model_or_a_repository_wrote(tmp_path: Path) -> None:
+    """Whoever reaches the port may read it: other people of this host, too. Its files are for their owner."""
+    state = StateDirectory.open(tmp_path / "state")
+    log = failed()
+    assert isinstance(log[0], RunAccepted)
+    files_of(state, RUN).append(log)
+
+    async with pages(state=state) as client:
+        text = (await client.get(f"/runs/{RUN}")).text
+
+    findings = [finding.message for event in log if event.type == "job_judged" for finding in event.findings]
+    assert findings
+    assert text.startswith("Failed, nothing landed: ")
+    for secret in (log[0].intent.request, log[0].intent.repository, str(state.root), *findings):
+        assert secret not in text
+
+
+@pytest.mark.parametrize("name", ["", "01jd8m9999", RUN[:6], f"{RUN}/", f"{RUN}/events.jsonl", "../runs/x", "%2e%2e%2fetc", "x" * 3_000])
+async def test_what_is_no_run_here_has_no_page(tmp_path: Path, name: str) -> None:
+    """An id is looked up as it is written, never as a path."""
+    state = StateDirectory.open(tmp_path / "state")
+    files_of(state, RUN).append(happy())
+
+    async with pages(state=state) as client:
+        assert (await client.get(f"/runs/{name}")).status_code == 404
