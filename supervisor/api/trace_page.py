@@ -3,6 +3,7 @@
 from typing import Final
 from urllib.parse import urlsplit
 
+from sandbox.contract.errors import ConfigError
 from supervisor.api.export.endpoint import Endpoint
 from supervisor.config import Config
 
@@ -16,7 +17,10 @@ def traces_at(config: Config) -> str:
     Without a setting it is the page of a Jaeger on the collector's host. A collector behind TLS is some service's, whose page is
     unknown: it is to be set.
     """
-    endpoint = Endpoint.of(config.telemetry)
+    try:
+        endpoint = Endpoint.of(config.telemetry)
+    except ConfigError:  # the exporter says so, and exports nothing
+        return ""
     if endpoint is None or config.jaeger_ui == "none":
         return ""
     if config.jaeger_ui is not None:

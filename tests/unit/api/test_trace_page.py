@@ -23,6 +23,7 @@ TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
         ({"ANDON_JAEGER_UI": "http://127.0.0.1:16686"}, ""),
         ({ENDPOINT: "http://127.0.0.1:4318", "OTEL_SDK_DISABLED": "true"}, ""),
         ({ENDPOINT: "http://127.0.0.1:4318", "OTEL_TRACES_EXPORTER": "none"}, ""),
+        ({ENDPOINT: "http://127.0.0.1:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, ""),
     ],
 )
 def test_the_page_is_the_one_set_or_a_jaeger_beside_the_collector(environment: dict[str, str], expected: str):
