@@ -105,7 +105,7 @@ class ImportStream:
         if not is_sha(answer):
             raise GitError("git fast-import gave no commit")
         try:
-            _hand_over(self._made, self.git.git_dir / "objects")
+            hand_over(self._made, self.git.git_dir / "objects")
         except OSError as error:
             raise GitError(f"commit {answer} cannot be moved to {self.git.git_dir}: {error.strerror}") from error
         return answer
@@ -157,7 +157,7 @@ def remove_abandoned_imports(git_dir: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _hand_over(made: Path, objects: Path) -> None:
+def hand_over(made: Path, objects: Path) -> None:
     """Move what git made into a store on the same file system; what the store has already stays as it is.
 
     Packs come last and their indexes after them, as in git: who finds an index finds its pack, and who finds a tree its files.

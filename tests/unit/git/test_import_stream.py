@@ -8,7 +8,7 @@ import pytest
 
 from sandbox.contract.errors import GitError
 from sandbox.git import ANDON, Git, ImportStream, list_tree, objects_reader, remove_abandoned_imports
-from sandbox.git.import_stream import ABANDONED_S
+from sandbox.git.import_stream import ABANDONED_S, hand_over
 from tests.fakes.repositories import run_git, sample_repository
 
 LARGE = b"x" * 600_000
@@ -57,6 +57,22 @@ def test_the_same_commit_twice_is_one(tmp_path: Path):
 
     assert second == first
     assert {path: (git.git_dir / path).stat().st_ino for path in in_store(git)} == before
+
+
+def test_what_the_store_has_is_not_replaced(tmp_path: Path):
+    """By an object of the same name and other bytes, that is; new ones come beside it, in directories that are there and that are not."""
+    store, made = tmp_path / "objects", tmp_path / "made"
+    for name, data in {"objects/aa/1": b"old", "made/aa/1": b"forged", "made/aa/2": b"new", "made/pack/p.idx": b"i"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+
+    hand_over(made, store)
+
+    assert {str(path.relative_to(store)): path.read_bytes() for path in store.glob("*/*")} == {
+        "aa/1": b"old",
+        "aa/2": b"new",
+        "pack/p.idx": b"i",
+    }
 
 
 def test_of_a_stream_without_a_commit_nothing_stays(tmp_path: Path):

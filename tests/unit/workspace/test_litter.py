@@ -1,7 +1,7 @@
 """What is dropped from a workspace, and what never is."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pathspec import GitIgnoreSpec
 
@@ -66,6 +66,7 @@ LINES = st.builds(
 PATHS = st.lists(st.sampled_from(["a", "b.log", "xy", "P", "<", "(?P<ps_d>", "|", ")", "é", "c"]), min_size=1, max_size=4).map("/".join)
 
 
+@example(["[(?P<ps_d>]"], ["P"], False)
 @given(st.lists(LINES, max_size=6), st.lists(PATHS, min_size=1, max_size=8), st.booleans())
 def test_the_quick_look_changes_no_verdict(lines: list[str], paths: list[str], is_directory: bool):
     """All lines in one expression, and only what that finds is asked for: the same as asking for every path."""
