@@ -53,7 +53,7 @@ class Membership:
             except BrokerError as error:
                 self._ready.hold("join", _WAITS)
                 if not is_said:
-                    log.warning("fleet.awaited", "no supervisor answers yet; waiting for one", error=error)
+                    log.info("fleet.awaited", "no supervisor answers yet; waiting for one", error=error)
                 is_said = True
             await asyncio.sleep(self._again_s)
 

@@ -237,7 +237,7 @@ async def look(config: Config) -> AsyncIterator[BusClient | None]:
 async def _of_stack(running: stack.StackFile, state: StateDirectory) -> AsyncIterator[BusClient]:
     credentials = read_credentials(running.supervisor_credentials, SupervisorCredentials)
     async with NatsFleetClient.connect(credentials.model_copy(update={"url": running.nats_url})) as fleet:
-        yield BusClient(fleet, lambda: None if stack.read_stack(state) else f"the stack has stopped, see {state.root / 'stack.log'}")
+        yield BusClient(fleet, lambda: None if stack.read_stack(state) else f"the stack has stopped, see {state.stack_log}")
 
 
 def fleet_credentials(config: Config) -> SupervisorCredentials:

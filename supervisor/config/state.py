@@ -93,6 +93,11 @@ class StateDirectory:
         return self.root / "stack.json"
 
     @property
+    def stack_log(self) -> Path:
+        """Return the file the embedded stack's processes log to (docs/logs.md)."""
+        return self.root / "stack.log"
+
+    @property
     def runs(self) -> Path:
         """Return where each run has its directory."""
         return self.root / "runs"

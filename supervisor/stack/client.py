@@ -119,7 +119,7 @@ async def _stop(state: StateDirectory, stack: StackFile) -> None:
     deadline = time.monotonic() + STOP_S
     while is_locked(state.root / "stack.lock"):
         if time.monotonic() > deadline:
-            raise InfrastructureError(f"stack process {stack.pid} did not stop within {STOP_S:.0f} s; see {state.root / 'stack.log'}")
+            raise InfrastructureError(f"stack process {stack.pid} did not stop within {STOP_S:.0f} s; see {state.stack_log}")
         await asyncio.sleep(POLL_S)
 
 
@@ -135,15 +135,15 @@ async def _started(config: Config, state: StateDirectory, environment: Mapping[s
         elif process.poll() == 0:  # another one was faster; if it is gone already, the next round starts ours
             process = None
         elif process.returncode is not None:
-            raise InfrastructureError(f"the stack did not come up: {_last_words(state)}; see {state.root / 'stack.log'}")
+            raise InfrastructureError(f"the stack did not come up: {_last_words(state)}; see {state.stack_log}")
         if time.monotonic() > deadline:
-            raise InfrastructureError(f"the stack did not come up within {READY_S:.0f} s; see {state.root / 'stack.log'}")
+            raise InfrastructureError(f"the stack did not come up within {READY_S:.0f} s; see {state.stack_log}")
         await asyncio.sleep(POLL_S / 2)
 
 
 def _last_words(state: StateDirectory) -> str:
     """Return why the stack said that it ended."""
-    with (state.root / "stack.log").open("rb") as file:
+    with state.stack_log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
         lines = file.read().decode("utf-8", "replace").splitlines()
     for line in reversed(lines):
@@ -158,5 +158,5 @@ def _spawn(config: Config, state: StateDirectory, environment: Mapping[str, str]
     own = {**environment, "ANDON_STATE_DIRECTORY": str(state.root), "ANDON_SLOTS": str(config.slots)}
     own |= {"ANDON_LISTEN": config.listen or "", "ANDON_ADVERTISE": config.advertise or ""}
     argv = [sys.executable, "-m", "supervisor.stack", *(["--keep"] if keep else [])]
-    with (state.root / "stack.log").open("ab") as out:
+    with state.stack_log.open("ab") as out:
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=own, cwd="/", start_new_session=True)

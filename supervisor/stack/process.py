@@ -19,6 +19,7 @@ from sandbox.log import LEVEL, Log, log_to_stderr
 from supervisor.config import ENVIRONMENT, PROVIDER_ENVIRONMENT, Config, StateDirectory, load, write_atomically
 from supervisor.errors import InfrastructureError
 from supervisor.stack.file import POLL_S, STOP_S, StackFile, fingerprint, listen_of
+from supervisor.stack.log_file import keep_bounded
 from supervisor.store.broker.child import bound_to_us
 from supervisor.store.broker.embedded import EmbeddedBroker, supervisor_file
 
@@ -126,6 +127,7 @@ class _Stack:
                 for child in children:
                     child.revive()
                 written = self._write(broker, children, written)
+                keep_bounded(self._state.stack_log)
                 if failed.done():
                     raise InfrastructureError(f"the broker cannot be kept running: {failed.result()}")
                 if self._keep or not self._is_alone():

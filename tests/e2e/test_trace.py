@@ -11,8 +11,10 @@ import pytest
 from sandbox.bus.assets import CONFIRM_S
 from sandbox.contract.ids import attempt_path, span_id, trace_id
 from supervisor.demo import SAMPLE_FEATURE, SAMPLE_REQUEST
+from tests.architecture.source import ROOT
 from tests.e2e.fifteen_checks import broken_checks
 from tests.e2e.line import CANARY, Finished, Line, Provider
+from tests.e2e.log_lines import lines_of, log_faults, text_of
 from tests.e2e.watching import a_sample, going, kill_sandbox, sandboxes, stack_pids, wait_until
 from tests.fakes.scripts.rate_limit import HAPPY, SPEC, STALLS_ONCE
 from tests.fakes.traces import SeenTrace
@@ -209,6 +211,9 @@ def test_a_retry_after_a_killed_container_leaves_a_whole_trace(line: Line, jaege
     assert killed.attributes["process.exit.code"] == 137
     assert killed.attributes["container.id"] == box["Id"] != again.attributes["container.id"]
 
+    assert log_faults(line, line.andon("status", run.run_id, "--json").result) == []
+    last_words = [each for each in lines_of(line, run.run_id) if each["event"] == "container.output"]
+    assert {(each["container_id"], each["attempt"], each["stream"]) for each in last_words} == {(box["Id"][:12], 1, "stdout")}
 
 def only_one(list_of: Callable[[Line], list[dict[str, str]]], line: Line) -> list[dict[str, str]] | None:
     boxes = list_of(line)
@@ -240,3 +245,25 @@ def test_a_killed_executor_leaves_a_whole_trace(line: Line, jaeger: Jaeger, prov
     assert faults(line, jaeger, run.run_id) == []
     first, second = whole_trace(line, run.run_id).named("stage implement")
     assert (first.attributes["error.type"], second.links) == ("lost", (first.span_id,))
+
+
+def test_every_line_of_the_logs_is_a_record_of_its_attempt(line: Line, happy: tuple[Finished, SeenTrace, str]):
+    """Supervisor and executor say what happened, each with the ids of run, stage, attempt, trace, span and container."""
+    done, _, _ = happy
+
+    assert log_faults(line, done.result) == []
+
+
+def test_the_logs_hold_no_key_no_prompt_and_nothing_a_sandbox_said(line: Line, happy: tuple[Finished, SeenTrace, str]):
+    """Neither what was asked, nor what agents were told, wrote or ran; the control: these texts are elsewhere, and not few."""
+    done, _, _ = happy
+    said = "\n".join(str(value) for record in lines_of(line, done.result["run_id"]) for value in record.values())
+    told = [text for page in (ROOT / "supervisor" / "agents").glob("*.md") for text in page.read_text().splitlines()]
+    wrote = line.andon("diff", done.result["run_id"]).stdout.splitlines()
+    ran = [text for path in (line.state / "runs" / done.result["run_id"] / "logs").iterdir() for text in path.read_text().splitlines()]
+    texts = {text.strip("+- ") for text in (SAMPLE_REQUEST, *told, *wrote, *ran)}
+    long = {text for text in texts if len(text) > 20}
+
+    assert [text for text in long if text in said] == []
+    assert min(len([text for text in part if len(text) > 20]) for part in (told, wrote, ran)) > 10, "the control"
+    assert CANARY not in text_of(line)
