@@ -45,7 +45,9 @@ for _name in _names:
         __import__(_name)
     except BaseException as _error:
         _failures.append([_name, type(_error).__name__ + ": " + str(_error)])
+sys.audit("andon.signatures.end")
 """
+_END_LINE = _START.count("\n")
 
 Say = Callable[[bytes], None]
 
@@ -143,6 +145,7 @@ def _read(look: _Look, locked: Sequence[str], others: Sequence[str]) -> tuple[En
         "path": _search_path(places, workspace),
         "names": [place.name for place in places.values()],
         "locked": [[path, str(workspace / path), places[path].name] for path in locked],
+        "end": _END_LINE,
         "compiled": str(look.paths.tmp / "signatures-compiled"),
     }
     with _file_in_memory("question", json.dumps(asked).encode()) as question, _file_in_memory("answer", b"") as answer:

@@ -2,12 +2,11 @@
 
 So that the product cannot answer for us, this file's names are in no module, it uses copies of built-in functions and C functions it
 bound before, it is nowhere on the stack while the product is imported, it looks at objects without running any code of theirs, and
-the answer is signed with a key that is gone. It runs when the interpreter ends, as the last thing. What remains is native code.
+the answer is signed with a key that is gone. Only an audit hook holds it, which nobody can get at. What remains is native code.
 """
 
 from __future__ import annotations
 
-import atexit
 import signal
 import sys
 import types
@@ -72,22 +71,33 @@ _thread_id = sys.modules["_thread"].get_ident
 _main_thread = _thread_id()
 
 
+END = "andon.signatures.end"
+"""The audit event that asks for the answer."""
+
+
 def begin(asked: dict[str, Any], answer: int) -> tuple[list[str], list[list[str]]]:
     """Arrange for the answer; return the names to import and a list for what went wrong with them.
 
     Args:
-        asked: `key` in hex, `path` to look for modules first, `names`, `locked` with path, file and name of each, `compiled`, where
-            compiled modules go.
+        asked: `key` in hex, `path` to look for modules first, `names`, `locked` with path, file and name of each, `end`, the line of
+            the caller's caller that raises `END`, and `compiled`, where compiled modules go.
         answer: Descriptor of a file: a signature of 64 hex digits goes there, then JSON.
     """
     signature = blake2b(key=bytes.fromhex(asked.pop("key")), digest_size=32)
     as_json = vars(encoder)["c_make_encoder"]({}, _refuse, encoder.encode_basestring_ascii, None, ":", ",", False, False, False)
     failures: list[list[str]] = []
+    main, modules = _getframe(2).f_code, sys.modules
+
+    def heard(event: str, _arguments: tuple[Any, ...]) -> None:
+        if event in _REFUSED:
+            raise RuntimeError(f"{event} is refused while signatures are read")
+        if event == END and _is_called_by(main, asked["end"]):
+            _answer({"modules": _modules(modules, asked["locked"]), "failed": _plain_failures(failures)}, as_json, signature, answer)
+
     _hide()
     sys.path[:0] = asked["path"]
     sys.pycache_prefix = asked["compiled"]
-    atexit.register(_last, asked["locked"], sys.modules, failures, as_json, signature, answer)
-    sys.addaudithook(_heard)
+    sys.addaudithook(heard)
     return asked["names"], failures
 
 
@@ -100,20 +110,18 @@ def _hide() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _heard(event: str, _arguments: tuple[Any, ...]) -> None:
-    if event in _REFUSED:
-        raise RuntimeError(f"{event} is refused while signatures are read")
-
-
-def _last(locked: list[list[str]], modules: dict[str, Any], failures: list[list[str]], as_json: Any, signature: Any, answer: int) -> None:
-    """Answer and end the process; called by the interpreter's end only."""
+def _is_called_by(main: types.CodeType, line: int) -> bool:
+    """Return whether the end is where it should be: the product could raise the event too, and change its mind after."""
     for number in _signals:
         _set_signal(number, _ignore)
     disable_collector()
     setswitchinterval(1_000_000.0)
-    if not _is_outermost():
-        return
-    told = {"modules": {path: _module(modules, file, name) for path, file, name in locked}, "failed": _plain_failures(failures)}
+    frame = _getframe(2)
+    return frame.f_code is main and frame.f_lineno == line and frame.f_back is None and _thread_id() == _main_thread
+
+
+def _answer(told: dict[str, Any], as_json: Any, signature: Any, answer: int) -> None:
+    """Answer and end the process, before anything that the product left for its end."""
     data = "".join(as_json(told, 0)).encode("ascii")
     signature.update(data)
     out = signature.hexdigest().encode("ascii") + data
@@ -122,13 +130,8 @@ def _last(locked: list[list[str]], modules: dict[str, Any], failures: list[list[
     _exit(0)
 
 
-def _is_outermost() -> bool:
-    """Return whether nobody called: the product could run what is registered for the end, and change its mind after."""
-    try:
-        _getframe(2)
-    except ValueError:
-        return bool(_thread_id() == _main_thread)
-    return False
+def _modules(modules: dict[str, Any], locked: list[list[str]]) -> dict[str, Any]:
+    return {path: _module(modules, file, name) for path, file, name in locked}
 
 
 def _plain_failures(failures: list[list[str]]) -> dict[str, str]:
@@ -197,7 +200,7 @@ def shape_of(value: Any, home: str, depth: int = 0) -> dict[str, Any]:
 
 
 def _accessor(value: Any, home: str, depth: int) -> dict[str, Any]:
-    return {"kind": "value", "type": "builtins.NoneType"} if value is None else shape_of(value, home, depth + 1)
+    return {"kind": "value", "type": "NoneType"} if value is None else shape_of(value, home, depth + 1)
 
 
 def _function(value: Any, home: str, depth: int) -> dict[str, Any]:
@@ -243,7 +246,7 @@ def _default_texts(value: Any, positional: tuple[str, ...]) -> dict[str, str]:
 def _value_text(value: Any) -> str:
     kind = type(value)
     if kind is int and value.bit_length() > 64:
-        return "builtins.int"
+        return "int"
     if value is None or _is_one(kind, _plain):
         return repr(value)[:TEXT_CHARS_MAX]
     return _type_name(kind)
@@ -365,7 +368,8 @@ def _is_one(kind: type, kinds: tuple[type, ...]) -> bool:
 
 
 def _type_name(kind: type) -> str:
-    return f"{_text(_module_of(kind))}.{_text(_qualname(kind))}"
+    module = _text(_module_of(kind))
+    return _text(_qualname(kind)) if module == "builtins" else f"{module}.{_text(_qualname(kind))}"
 
 
 def _text(value: Any) -> str:
