@@ -36,20 +36,25 @@ def forwarding(gateway: Path, port: int) -> Iterator[int]:
         OSError: The port is taken.
     """
     with listening(port) as listener:
-        process = start_forwarder(listener, gateway)
+        end = start_forwarder(listener, gateway)
         bound: int = listener.getsockname()[1]
     try:
         yield bound
     finally:
+        end()
+
+
+def start_forwarder(listener: socket.socket, gateway: Path) -> Callable[[], None]:
+    """Start the process that forwards what connects to `listener`, of which it has a copy; return what ends it."""
+    command = (sys.executable, "-I", "-m", "sandbox.inside.loopback", str(listener.fileno()), str(gateway))
+    # It is in its own session: the end of a tool's process group is not its end.
+    process = subprocess.Popen(command, env={}, stdin=subprocess.DEVNULL, pass_fds=(listener.fileno(),), start_new_session=True)
+
+    def end() -> None:
         process.kill()
         process.wait()
 
-
-def start_forwarder(listener: socket.socket, gateway: Path) -> subprocess.Popen[bytes]:
-    """Start the process that forwards what connects to `listener`; it has a copy of it, and ends when it is killed."""
-    command = (sys.executable, "-I", "-m", "sandbox.inside.loopback", str(listener.fileno()), str(gateway))
-    # It is in its own session: the end of a tool's process group is not its end.
-    return subprocess.Popen(command, env={}, stdin=subprocess.DEVNULL, pass_fds=(listener.fileno(),), start_new_session=True)
+    return end
 
 
 def listening(port: int) -> socket.socket:

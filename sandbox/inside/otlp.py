@@ -7,9 +7,8 @@ import os
 import re
 import select
 import socket
-import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,7 +45,7 @@ class _Waiting:
     def __init__(self, listener: socket.socket, gateway: Path) -> None:
         self._listener = listener
         self._gateway = gateway
-        self._forwarder: subprocess.Popen[bytes] | None = None
+        self._end_forwarder: Callable[[], None] | None = None
         self._told, self._tell = os.pipe()
         self._thread = threading.Thread(target=self._wait, name="spans", daemon=True)
         self._thread.start()
@@ -57,7 +56,7 @@ class _Waiting:
         waits.register(self._told, select.POLLIN | select.POLLHUP)
         ready = {file for file, _ in waits.poll()}
         if self._told not in ready:
-            self._forwarder = start_forwarder(self._listener, self._gateway)
+            self._end_forwarder = start_forwarder(self._listener, self._gateway)
         self._listener.close()
 
     def end(self) -> None:
@@ -65,9 +64,8 @@ class _Waiting:
         os.close(self._tell)
         self._thread.join()
         os.close(self._told)
-        if self._forwarder is not None:
-            self._forwarder.kill()
-            self._forwarder.wait()
+        if self._end_forwarder is not None:
+            self._end_forwarder()
 
 
 def below(traceparent: str, span: str) -> str:

@@ -139,7 +139,7 @@ class SeenTrace:
             faults.append(f"{span.name} [{span.start:.3f}, {span.end:.3f}] is outside {parent.name} [{parent.start:.3f}, {parent.end:.3f}]")
         if span.name.startswith(("chat ", "gateway fetch ")) != (span.service == "andon-gw"):
             faults.append(f"{span.name} is from {span.service}")
-        if span.name.startswith("execute_tool ") != (span.service == "andon-agent"):
+        if span.name.startswith(("execute_tool ", "agent import")) != (span.service == "andon-agent"):
             faults.append(f"{span.name} is from {span.service}")
         if any(key.startswith("gen_ai.usage.") for key in span.attributes) != span.name.startswith("chat "):
             faults.append(f"{span.name} counts tokens, or a chat does not")

@@ -10,11 +10,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.contract.price import shipped_prices
 from sandbox.gateway.cassette import compared_digest, tool_output_digest
 from sandbox.gateway.connection import Timeouts
 from sandbox.gateway.meter import Meter
+from sandbox.gateway.otlp_body import TracesBody
 from sandbox.gateway.otlp_relay import OtlpRelay
 from sandbox.gateway.policy import Policy, judge
 from sandbox.gateway.refusal import Refusal
@@ -28,6 +31,7 @@ from sandbox.gateway.terms import Tuning
 from sandbox.gateway.whole_reply import events_of, message_of
 from sandbox.telemetry import Context, Spans
 from tests.fakes.gateway_ledger import MemoryLedger
+from tests.fakes.traces import SeenTrace
 from tests.fakes.upstream import a_reply, a_start, a_tool_call, an_end
 from tests.fuzz.target import Target
 
@@ -190,6 +194,33 @@ def _otlp(data: bytes) -> None:
     assert bool(payloads) == bool(relay.accepted)
 
 
+def _users_spans(*, is_protobuf: bool) -> Callable[[bytes], None]:
+    def check(data: bytes) -> None:
+        """What a tool sends is one whole tree below the program's span, each span once, none with an id it came with."""
+        agents, users = Spans("andon-agent", "fuzz"), Spans("andon-user", "fuzz")
+        relay = OtlpRelay(agents, _PARENT, 1_000.0, lambda: 1_060.0, {"container.id": "c"}, users)
+        relay.take(TracesBody(data, is_protobuf, is_from_program=False))
+        relay.finish()
+        spans = SeenTrace.of_payloads(users.drain(_PARENT.trace_id)).spans
+        assert (len(spans), agents.drain(_PARENT.trace_id)) == (relay.accepted, [])
+        assert len({span.span_id for span in spans}) == len(spans)
+        assert {span.parent_id for span in spans} <= {_PARENT.span_id, *(span.span_id for span in spans)}
+        assert not {span.span_id for span in spans} & {str(span.attributes["andon.sandbox.span_id"]) for span in spans}
+
+    return check
+
+
+def _users_body() -> list[bytes]:
+    request = ExportTraceServiceRequest()
+    scope = request.resource_spans.add().scope_spans.add()
+    for own, parent in ((b"a" * 8, b"b" * 8), (b"b" * 8, bytes.fromhex(_PARENT.span_id)), (b"c" * 8, b"c" * 8)):
+        times = {"start_time_unix_nano": int(1_010e9), "end_time_unix_nano": int(1_020e9)}
+        span = scope.spans.add(trace_id=bytes.fromhex(_PARENT.trace_id), span_id=own, parent_span_id=parent, name="test_a", **times)
+        span.attributes.add(key="http.response.status_code").value.int_value = 200
+        span.status.code = 2
+    return [request.SerializeToString()]
+
+
 class _Faults(logging.Handler):
     """Collects what the gateway says of bugs of its own."""
 
@@ -269,6 +300,12 @@ TARGETS = (
         _SSE_WORDS,
     ),
     Target("otlp", _otlp, lambda: _body({"resourceSpans": [{"scopeSpans": [{"spans": [_SPAN]}]}]})),
+    Target("otlp-protobuf", _users_spans(is_protobuf=True), _users_body, (b"\x12\x00", b"\x0a\x05\x12", b"RUN x", b"test.a", b"a" * 8)),
+    Target(
+        "otlp-users",
+        _users_spans(is_protobuf=False),
+        lambda: _body({"resourceSpans": [{"scopeSpans": [{"spans": [{**_SPAN, "name": "test_a"}]}]}]}),
+    ),
     Target("http", _framing, lambda: list(_HTTP), _HTTP_WORDS),
     Target("index-json", _index(lambda data: read_page(data, "application/vnd.pypi.simple.v1+json", _URL, "tiny")), lambda: _body(_PAGE)),
     Target(
