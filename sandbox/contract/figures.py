@@ -16,6 +16,7 @@ FIGURE_ATTRIBUTES: Final = (
     "gen_ai.response.time_to_first_chunk",
     "process.exit.code",
     "andon.container.oom_killed",
+    "andon.gateway.verdict",
 )
 """All that `supervisor.api.metrics` reads of a span besides its name and duration."""
 

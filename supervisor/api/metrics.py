@@ -23,6 +23,7 @@ from supervisor.pipeline.events import (
     AttemptStarted,
     BudgetReserved,
     BudgetSettled,
+    JobDispatched,
     JobJudged,
     JobRepublished,
 )
@@ -34,6 +35,9 @@ VALUE_CHARS_MAX: Final = 80
 CALLS_MAX: Final = 10_000
 """Model calls on their way whose model is remembered until they are settled."""
 OTHER: Final = "other"
+_MESSAGING: Final = ("messaging_system", "messaging_operation_name", "messaging_destination_template")
+_SENT: Final = ("nats", "send", "andon.job.{pool}")
+_CONSUMED: Final = ("nats", "process", "andon.job.{pool}")
 
 _RUN_S: Final = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _WAIT_S: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900)
@@ -72,7 +76,9 @@ class Metrics:
             "andon_stage_attempts", "Attempts that ended.", "andon_stage_name", "cicd_pipeline_task_run_result", "error_type"
         )
         self._queue_wait = self._histogram("andon_queue_wait_seconds", "From dispatch to the first claim.", _WAIT_S, "andon_stage_name")
-        self._redeliveries = self._counter("andon_redeliveries", "Jobs that were put on the bus again.", "andon_stage_name")
+        self._redeliveries = self._counter("andon_redeliveries", "Jobs that were put on the bus again.", "andon_stage_name", "error_type")
+        self._sent = self._counter("messaging_client_sent_messages", "Jobs put on the bus.", *_MESSAGING)
+        self._consumed = self._counter("messaging_client_consumed_messages", "Jobs an executor took from it.", *_MESSAGING)
         self._tokens = {
             kind: self._counter(f"gen_ai_client_inference_usage_{kind}_tokens", help_, "gen_ai_request_model", "andon_stage_name")
             for kind, help_ in (
@@ -100,17 +106,22 @@ class Metrics:
         self._tools = self._histogram("gen_ai_execute_tool_duration_seconds", "Tools.", _CALL_S, "gen_ai_tool_name", "error_type")
         self._processing = self._histogram("messaging_process_duration_seconds", "Attempts, at their executors.", _RUN_S, "error_type")
         self._checks = self._counter("andon_check_results", "Checks that ran.", "andon_check_name", "passed")
+        self._gateway = self._counter("andon_gateway_requests", "Requests for packages, by verdict.", "kind", "verdict")
         self._oom_kills = self._counter("andon_container_oom_kills", "Containers the kernel killed for memory.")
 
     def follow(self, run: RunState, event: AnyEvent) -> None:
         """Take one event, `run` being the state after it."""
         match event:
+            case JobDispatched():
+                self._sent.count(1, *_SENT)
             case AttemptStarted():
                 job = run.jobs[event.job_id]
+                self._consumed.count(1, *_CONSUMED)
                 if event.attempt == 1:
                     self._queue_wait.observe(event.at - job.dispatched_at, job.stage)
             case JobRepublished():
-                self._redeliveries.count(1, run.jobs[event.job_id].stage)
+                self._sent.count(1, *_SENT)
+                self._redeliveries.count(1, run.jobs[event.job_id].stage, _end_of_last(run.jobs[event.job_id]))
             case BudgetReserved():
                 while len(self._models) >= CALLS_MAX:
                     del self._models[next(iter(self._models))]
@@ -212,6 +223,8 @@ class Metrics:
             self._processing.observe(seconds, error)
         elif kind == "check":
             self._checks.count(1, rest, "true" if said.get("process.exit.code") == 0 else "false")
+        elif name.startswith("gateway fetch "):
+            self._gateway.count(1, "registry", "deny" if said.get("andon.gateway.verdict") == "deny" else "allow")
         elif name == "container remove" and said.get("andon.container.oom_killed"):
             self._oom_kills.count(1)
 
@@ -222,6 +235,12 @@ class Metrics:
 
     def _histogram(self, name: str, help_: str, buckets: Sequence[float], *labels: str) -> "_Bounded":
         return _Bounded(Histogram(name, help_, labels, buckets=buckets, registry=self.registry), len(labels))
+
+
+def _end_of_last(job: JobState) -> str:
+    """Return how a job's last attempt ended; empty: nobody took it, or it is not known yet."""
+    ended = job.attempts[-1].ended if job.attempts else None
+    return ended.outcome.value if ended else ""
 
 
 class _Bounded:
@@ -262,14 +281,18 @@ class _Now:
     def collect(self) -> Iterator[Metric]:
         active: dict[tuple[str, str], int] = {}
         waiting: dict[str, int] = {}
+        held: dict[str, int] = {}
         for run in self._runs:
             key = (run.pipeline.name, {"queued": "pending", "landed": "finalizing"}.get(run.state, "executing"))
             active[key] = active.get(key, 0) + 1
             for job in run.jobs.values():
                 if job.standing == "queued" and not job.is_done:
                     waiting[job.stage] = waiting.get(job.stage, 0) + 1
+                elif job.attempts and job.attempts[-1].ended is None:
+                    held[job.stage] = held.get(job.stage, 0) + 1
         yield _gauge("cicd_pipeline_run_active", "Open runs.", ("cicd_pipeline_name", "cicd_pipeline_run_state"), active)
         yield _gauge("andon_queue_depth", "Jobs nobody has claimed.", ("andon_stage_name",), {(stage,): n for stage, n in waiting.items()})
+        yield _gauge("andon_queue_ack_pending", "Jobs an executor has.", ("andon_stage_name",), {(stage,): n for stage, n in held.items()})
         busy = sum(beat.busy for beat in self._executors)
         slots = sum(beat.slots for beat in self._executors)
         workers = {("available",): 0, ("busy",): 0, ("offline",): 0}

@@ -9,12 +9,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 
 from sandbox.contract.figures import Figures
-from sandbox.contract.ids import span_id, trace_id
+from sandbox.contract.ids import job_id, span_id, trace_id
 from sandbox.contract.result import Outcome
 from sandbox.contract.wire import Heartbeat
 from sandbox.telemetry import Attribute, Spans
 from supervisor.api.metrics import LABEL_VALUES_MAX, OTHER, Metrics
-from supervisor.pipeline.events import AnyEvent
+from supervisor.pipeline.events import AnyEvent, JobRepublished
 from supervisor.pipeline.fold import apply
 from supervisor.pipeline.run import FINAL, RunState
 from tests.fakes.run_events import RUN, Story, failed, happy, rework, until_implement
@@ -22,7 +22,7 @@ from tests.fakes.run_events import RUN, Story, failed, happy, rework, until_impl
 MODEL = "claude-sonnet-5-5"
 ROOT = Path(__file__).parents[3]
 _NAME = re.compile(r"\b(?:cicd|gen_ai|messaging|andon)_[a-z_]+_(?:seconds|total|active|count|depth|bucket)\b|andon_slots")
-_GAUGES = {"cicd_pipeline_run_active", "cicd_worker_count", "andon_queue_depth", "andon_slots"}
+_GAUGES = {"cicd_pipeline_run_active", "cicd_worker_count", "andon_queue_depth", "andon_queue_ack_pending", "andon_slots"}
 _TOKENS = {f"gen_ai_client_inference_usage_{kind}_tokens_total" for kind in ("input", "output", "cache_read_input", "cache_write_input")}
 
 
@@ -107,6 +107,8 @@ def test_what_is_open_and_who_is_there_is_of_this_moment() -> None:
     assert said["cicd_pipeline_run_active,cicd_pipeline_name=feature,cicd_pipeline_run_state=executing"] == 1
     assert said["andon_queue_depth,andon_stage_name=implement"] == 1
     assert "andon_queue_depth,andon_stage_name=test" not in said
+    assert said["andon_queue_ack_pending,andon_stage_name=test"] == 1
+    assert not {f"andon_queue_ack_pending,andon_stage_name={stage}" for stage in ("implement", "spec")} & said.keys()
     assert [said[f"cicd_worker_count,cicd_worker_state={state}"] for state in ("available", "busy", "offline")] == [1, 1, 1]
     assert (said["andon_slots,state=busy"], said["andon_slots,state=free"]) == (3, 3)
     assert said["andon_telemetry_spans_rejected"] == 3
@@ -136,6 +138,8 @@ def test_ended_spans_give_the_times_of_calls_tools_and_checks() -> None:
             ("invoke_agent spec", 9.0, {}),
             ("check tests", 1.0, {"process.exit.code": 1}),
             ("container remove", 0.1, {"andon.container.oom_killed": True}),
+            ("gateway fetch six", 0.1, {"andon.gateway.verdict": "allow"}),
+            ("gateway fetch evil", 0.1, {"andon.gateway.verdict": "deny", "error.type": "names"}),
         )
     )
 
@@ -148,6 +152,20 @@ def test_ended_spans_give_the_times_of_calls_tools_and_checks() -> None:
     assert said["gen_ai_invoke_agent_duration_seconds_sum,error_type=,gen_ai_agent_name=spec"] == 9
     assert said["andon_check_results_total,andon_check_name=tests,passed=false"] == 1
     assert said["andon_container_oom_kills_total"] == 1
+    assert [said[f"andon_gateway_requests_total,kind=registry,verdict={verdict}"] for verdict in ("allow", "deny")] == [1, 1]
+
+
+def test_messages_are_counted_where_they_are_sent_and_taken() -> None:
+    """A job that went out again after its executor was lost is two messages, and says how that attempt ended."""
+    story = Story().accepted().dispatched("spec").started("spec").ended("spec", outcome=Outcome.LOST)
+    again = JobRepublished(run_id=RUN, at=story.at, seq=len(story.log) + 1, job_id=job_id(RUN, "spec", 1), reason="its executor is gone")
+
+    said = told([[*story.log, again]])
+
+    to = "messaging_destination_template=andon.job.{pool}"
+    assert said[f"messaging_client_sent_messages_total,{to},messaging_operation_name=send,messaging_system=nats"] == 2
+    assert said[f"messaging_client_consumed_messages_total,{to},messaging_operation_name=process,messaging_system=nats"] == 1
+    assert said["andon_redeliveries_total,andon_stage_name=spec,error_type=lost"] == 1
 
 
 def test_a_run_that_is_not_sampled_tells_metrics_the_same() -> None:
