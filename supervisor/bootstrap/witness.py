@@ -95,12 +95,15 @@ class Witness:
         return known is None or known.state not in FINAL
 
     async def _mend(self, run_id: str) -> None:
-        """Write the events anew, and of a run that goes on its spans and logs too; a span that is in the file already is kept once."""
+        """Write the events anew, and of a run that goes on its spans and logs too; a span that is in the file already is kept once.
+
+        Of a run that is over and left no trace here, another host has the rest: the supervisor's part alone would be a torn one.
+        """
         events = await self._events.read(run_id)
         files = files_of(self._state, run_id)
         await asyncio.to_thread(files.rewrite, events)
         run = fold(events) if events else None
-        if run is not None and run.state not in FINAL:
+        if run is not None and (run.state not in FINAL or files.trace_path.exists()):
             await self._follow(files, events)
         if run is not None and run.exit_code is not None:
             await asyncio.to_thread(files.write_result, run)

@@ -17,6 +17,7 @@ from tests.fakes.line_world import wait_until
 from tests.fakes.memory_bus import MemoryBroker, MemorySupervisorLink
 from tests.fakes.memory_log import MemoryEventLog
 from tests.fakes.run_events import RUN, happy
+from tests.fakes.traces import SeenTrace
 
 
 @asynccontextmanager
@@ -83,3 +84,33 @@ async def test_files_that_are_final_are_left_as_they_are(tmp_path: Path):
         await wait_until(lambda: len(files_of(state, other[0].run_id).events()) == 1, "the run after it is mended")
 
     assert files.events_path.stat().st_mtime_ns == before
+
+
+async def test_the_end_that_a_killed_supervisor_did_not_write_is_in_the_trace(tmp_path: Path):
+    """It died between the log and the file; the next one finds the run over, and makes the root all the same, and no span twice."""
+    log = MemoryEventLog()
+    events = await stored(log, happy())
+    ended = next(at for at, event in enumerate(events) if event.type == "run_landed")
+    async with a_witness(tmp_path, log) as (witness, state):
+        for at in range(ended):
+            witness.observe(fold(events[: at + 1]), events[at])
+    files = files_of(state, RUN)
+    assert SeenTrace.of_file(files.trace_path).roots == []
+
+    async with a_witness(tmp_path, log):
+        await wait_until(lambda: files.result() is not None, "the next one has mended the run")
+
+    trace = SeenTrace.of_file(files.trace_path)
+    assert [root.name for root in trace.roots] == ["RUN feature"]
+    assert trace.faults() == []
+
+
+async def test_of_a_run_that_ended_elsewhere_no_torn_trace_is_made(tmp_path: Path):
+    """Its executors' spans are on the host that drove it."""
+    log = MemoryEventLog()
+    await stored(log, happy())
+    async with a_witness(tmp_path, log) as (_, state):
+        files = files_of(state, RUN)
+        await wait_until(lambda: files.result() is not None, "its files are written here")
+
+    assert not files.trace_path.exists()
