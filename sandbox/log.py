@@ -46,6 +46,7 @@ _GATEWAY = ("andon-gw", "sandbox.gateway.")
 _SECRET_NAME = re.compile(r".*(?:KEY|TOKEN|SECRET|PASSWORD|DATABASE_URL|OTLP_HEADERS)", re.IGNORECASE)
 _SECRET_SHAPE = re.compile(r"\bsk-[A-Za-z0-9_-]{16,}|\bSU[A-Z2-7]{56}\b|(?<=[Bb]earer )[A-Za-z0-9._~+/-]{8,}|(?<=://)[^/@\s]+(?=@)")
 _HIDDEN = "[hidden]"
+_DIGEST = re.compile(rf"(sha256:[0-9a-f]{{{ID_CHARS}}})[0-9a-f]{{52}}")
 
 NONE: Final[Fields] = MappingProxyType({})
 _about: ContextVar[Fields] = ContextVar("about", default=NONE)
@@ -204,7 +205,7 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(logging.Formatter):
-    """The same for a person at a terminal: the time, what happened, of which attempt, and the line's own fields."""
+    """The same for a person at a terminal: the time, of which attempt, what happened, and the line's own fields."""
 
     def __init__(self, secrets: tuple[str, ...] = (), *, is_coloured: bool = False) -> None:
         """Say what no line may hold; colours tell a warning from an error and what was said from its fields."""
@@ -219,12 +220,12 @@ class PlainLines(logging.Formatter):
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         level = "" if record.levelno <= logging.INFO else record.levelname.lower()
         what = f"{record.getMessage()}: {error}" if error else record.getMessage()
-        beside = [f"{key}={value}" for key, value in fields.items() if key != "error.type" and value not in {None, ""}]
         parts = [
             self._painted(when, "2"),
+            self._painted(_whose(_about.get()), "2"),
             self._painted(level, "31" if record.levelno >= logging.ERROR else "33"),
             self._painted(what, ""),
-            self._painted(" ".join([*_whose(_about.get()), *beside]), "2"),
+            self._painted(" ".join(_beside(fields)), "2"),
         ]
         # An exception may quote an agent: its lines are set in, so that none of them can pass for a record.
         trace = self.formatException(record.exc_info)[-TRACE_CHARS_MAX:].splitlines() if record.exc_info else []
@@ -247,12 +248,30 @@ class _Hider:
         return _SECRET_SHAPE.sub(_HIDDEN, text)
 
 
-def _whose(fields: Fields) -> list[str]:
+def _whose(fields: Fields) -> str:
     """Return of which attempt or run a line is, as other commands name it: RUN/STAGE-ROUND-ATTEMPT."""
     run, stage = fields.get("run_id"), fields.get("stage")
     if not run or not stage:
-        return [str(run)] if run else []
-    return ["-".join(str(part) for part in (f"{run}/{stage}", fields.get("round"), fields.get("attempt")) if part is not None)]
+        return str(run or "")
+    return "-".join(str(part) for part in (f"{run}/{stage}", fields.get("round"), fields.get("attempt")) if part is not None)
+
+
+def _beside(fields: Fields) -> list[str]:
+    return [text for key, value in fields.items() if key != "error.type" and (text := _readable(key, value))]
+
+
+def _readable(key: str, value: Value) -> str:
+    """Return a field as a person reads it; empty if it says nothing."""
+    if value is None or value is False or value == "":
+        return ""
+    if value is True:
+        return key
+    if key == "duration_ms" and isinstance(value, int):
+        return f"after {value / 1_000:.1f} s"
+    if key == "cost_nano_usd" and isinstance(value, int):
+        return f"${value / 1e9:.4f}"
+    # Digests are for looking up, which their first digits are enough for.
+    return f"{key}=" + _DIGEST.sub(r"\1", str(value))
 
 
 def _event(record: logging.LogRecord) -> str:

@@ -273,8 +273,21 @@ def test_a_terminal_gets_text(stream: io.StringIO):
         log.warning("broker.away", "the broker does not answer; trying on", error=BrokerError("no route"))
 
     first, second = (line[9:] for line in screen.getvalue().splitlines())
-    assert first == f"attempt started {RUN}/red-check-2-3 slot=1"
-    assert second == f"warning the broker does not answer; trying on: no route {RUN}/red-check-2-3"
+    assert first == f"{RUN}/red-check-2-3 attempt started slot=1"
+    assert second == f"{RUN}/red-check-2-3 warning the broker does not answer; trying on: no route"
+
+
+def test_a_terminal_gets_figures_as_a_person_reads_them(stream: io.StringIO):
+    """Seconds, dollars, the first digits of a digest; what is not so is left out."""
+    screen = Terminal()
+    log_to_stderr("andon-exec", {}, stream=screen)
+
+    log.info("attempt.ended", duration_ms=36_978, cost_nano_usd=17_489_100, image="sha256:" + "0b54b3aa043c" + "7" * 52)
+    log.info("container.exited", exit_code=0, oom_killed=False, is_relayed=True, what="", who=None)
+
+    first, second = (line[9:] for line in screen.getvalue().splitlines())
+    assert first == "attempt ended after 37.0 s $0.0175 image=sha256:0b54b3aa043c"
+    assert second == "container exited exit_code=0 is_relayed"
 
 
 @pytest.mark.parametrize(
