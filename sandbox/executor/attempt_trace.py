@@ -182,11 +182,11 @@ class AttemptTrace:
         if self._process is None:
             yield self._grant.traceparent
             return
-        begun = time.time()
         parent = self._process.context
         own_id = program_span_id(self._path)
         with self._host.exec_spans.span(self._name(), parent=parent, span_id=own_id, attributes=self._identity(box)) as span:
             self._program = span
+            begun = time.time()  # after its span's beginning: what is in its life is in its span
             users = self._host.user_spans if self._parent is None or self._parent.sampled else None
             box_id: dict[str, Attribute] = {"container.id": box.container_id}
             self._relay = OtlpRelay(self._host.agent_spans, span.context, begun, time.time, box_id, users)
@@ -263,7 +263,7 @@ class AttemptTrace:
             is_first = False
             given = check_span_id(self._program.context.span_id, report.name)
             span = self._below(self._program, f"check {report.name}", start, attributes, None if given in made else given)
-            made[given] = span.context.span_id
+            made.setdefault(given, span.context.span_id)
             if code is not None:
                 span.put({"process.exit.code": code})
             # A red check is a result, not an error of the system; one that hung is.

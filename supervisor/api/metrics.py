@@ -35,6 +35,7 @@ VALUE_CHARS_MAX: Final = 80
 CALLS_MAX: Final = 10_000
 """Model calls on their way whose model is remembered until they are settled."""
 OTHER: Final = "other"
+USER_SERVICE: Final = "andon-user"
 _MESSAGING: Final = ("messaging_system", "messaging_operation_name", "messaging_destination_template")
 _SENT: Final = ("nats", "send", "andon.job.{pool}")
 _CONSUMED: Final = ("nats", "process", "andon.job.{pool}")
@@ -140,8 +141,10 @@ class Metrics:
             self._over(run)
 
     def see(self, request: ExportTraceServiceRequest) -> None:
-        """Take spans that have ended, each once."""
+        """Take spans that have ended, each once; those of a user's own code are named by a sandbox, and count for nothing."""
         for resource in request.resource_spans:
+            if any((each.key, each.value.string_value) == ("service.name", USER_SERVICE) for each in resource.resource.attributes):
+                continue
             for scope in resource.scope_spans:
                 for span in scope.spans:
                     seconds = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9

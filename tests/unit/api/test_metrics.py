@@ -155,6 +155,21 @@ def test_ended_spans_give_the_times_of_calls_tools_and_checks() -> None:
     assert [said[f"andon_gateway_requests_total,kind=registry,verdict={verdict}"] for verdict in ("allow", "deny")] == [1, 1]
 
 
+def test_a_users_own_spans_count_for_nothing() -> None:
+    """A sandbox names them: none is a call, a check or a message; the control is the same name of ours."""
+    metrics = Metrics()
+    for service, name in (("andon-user", "chat"), ("andon-user", "process"), ("andon-gw", "chat")):
+        spans = Spans(service, "1")
+        spans.start(name, trace_id=trace_id(RUN), parent=span_id(RUN), start=1.0).end(2.0)
+        metrics.see(ExportTraceServiceRequest.FromString(gzip.decompress(*spans.drain(trace_id(RUN)))))
+
+    said = told([], metrics=metrics)
+
+    calls = [value for name, value in said.items() if name.startswith("gen_ai_client_operation_duration_seconds_count")]
+    taken = [value for name, value in said.items() if name.startswith("messaging_process_duration_seconds_count")]
+    assert (sum(calls), sum(taken)) == (1, 0)
+
+
 def test_messages_are_counted_where_they_are_sent_and_taken() -> None:
     """A job that went out again after its executor was lost is two messages, and says how that attempt ended."""
     story = Story().accepted().dispatched("spec").started("spec").ended("spec", outcome=Outcome.LOST)

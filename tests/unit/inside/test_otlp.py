@@ -2,9 +2,12 @@
 
 import os
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
+
+import pytest
 
 from sandbox.contract.ids import check_span_id, span_id, trace_id
 from sandbox.inside.otlp import below, below_check, taking_spans
@@ -84,3 +87,23 @@ def test_a_checks_context_is_that_of_the_span_the_host_makes() -> None:
     assert below_check(GIVEN, "tests") == f"00-{TRACE}-{check_span_id(PROGRAM, 'tests')}-01"
     assert below_check(GIVEN, "tests") != below_check(GIVEN, "more")
     assert below_check("", "tests") == ""
+
+
+_CANNOT_LISTEN = """
+import os, resource, sys
+from pathlib import Path
+from sandbox.inside.otlp import taking_spans
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
+with taking_spans(Path("/nowhere")) as variables:
+    print(sorted(variables))
+"""
+
+
+@pytest.mark.parametrize(("files_max", "said"), [(3, "[]\n"), (64, "['OTEL_EXPORTER_OTLP_ENDPOINT',")])
+def test_where_nothing_can_listen_an_attempt_goes_on_without(files_max: int, said: str) -> None:
+    """A sandbox whose loopback is down, or that is out of files; the control has enough."""
+    done = subprocess.run(
+        [sys.executable, "-c", _CANNOT_LISTEN, str(files_max)], capture_output=True, text=True, timeout=60, check=False, cwd=Path.cwd()
+    )
+
+    assert done.stdout.startswith(said), done.stderr
