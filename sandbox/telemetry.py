@@ -30,6 +30,8 @@ TRACES_MAX = 2_000
 ATTRIBUTE_CHARS_MAX = 4_096
 PAYLOAD_BYTES_MAX = 900_000
 """Of one request before it is compressed: then it fits into a message (1 MiB) whatever is in it."""
+SHORTEST_NS = 1_000
+"""What a span lasts at least: Jaeger puts a warning at one that ends where it begins."""
 
 
 @dataclass(frozen=True)
@@ -240,4 +242,5 @@ class OpenSpan:
         if error_type:
             self._span.set_attribute("error.type", error_type)
             self._span.set_status(Status(StatusCode.ERROR))
-        self._span.end(end_time=int(at * 1e9) if at is not None else None)
+        begun = getattr(self._span, "start_time", None) or 0
+        self._span.end(end_time=max(time.time_ns() if at is None else int(at * 1e9), begun + SHORTEST_NS))

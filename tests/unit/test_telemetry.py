@@ -142,3 +142,15 @@ def test_text_that_cannot_be_encoded_is_mended():
     span.end()
 
     assert len(spans_in(*spans.drain(TRACE))) == 1
+
+
+@pytest.mark.parametrize(("start", "end", "lasts_ns"), [(1.0, 1.0, 1_000), (1.0, 0.5, 1_000), (1.0, 1.5, 500_000_000)])
+def test_no_span_ends_where_it_begins(start: float, end: float, lasts_ns: int):
+    """Jaeger takes such a one for broken and says so beside it, on every run."""
+    spans = Spans("andon-sup", "1")
+    spans.start("send", trace_id=TRACE, parent=None, start=start).end(end)
+
+    request = ExportTraceServiceRequest.FromString(gzip.decompress(spans.drain(TRACE)[0]))
+
+    (span,) = request.resource_spans[0].scope_spans[0].spans
+    assert span.end_time_unix_nano - span.start_time_unix_nano == lasts_ns

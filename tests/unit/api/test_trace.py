@@ -64,7 +64,7 @@ def test_the_time_between_two_stages_is_the_supervisors():
         assert before.start in {trace.roots[0].start, *(each.end for each in trace.spans)}
         (delivery,) = [child for child in trace.named("result delivery") if child.parent_id == stage.span_id]
         (gate,) = [child for child in trace.named("gate ") if child.parent_id == stage.span_id]
-        assert delivery.end == gate.start
+        assert delivery.end == pytest.approx(gate.start, abs=2e-6)  # these clocks stand still, and no span lasts nothing
         assert stage.start <= delivery.start
     (commit,) = trace.named("commit")
     assert commit.start == trace.named("stage docs")[0].end

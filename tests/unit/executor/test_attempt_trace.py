@@ -160,7 +160,7 @@ async def test_the_time_before_and_after_a_programs_work_is_named(tmp_path: Path
     (boot,), (prepare,), (exit_span,) = (trace.named(name) for name in ("agent boot", "checks prepare", "agent exit"))
     (program,) = trace.named("run spec checks")
     assert {boot.parent_id, prepare.parent_id, exit_span.parent_id} == {program.span_id}
-    assert boot.start <= boot.end == prepare.start <= exit_span.start <= exit_span.end
+    assert program.start <= boot.start <= boot.end == prepare.start <= exit_span.start <= exit_span.end
     assert prepare.end == trace.named("check tests")[0].start
 
 
