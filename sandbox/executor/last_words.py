@@ -20,6 +20,6 @@ def retell(words: LastWords, *, is_needed: bool) -> None:
         lines = [line for line in last.decode("utf-8", "replace").splitlines() if line.strip()]
         for line in lines[-LINES_MAX:]:
             if is_needed:
-                log.warning("container.output", line[:LINE_CHARS_MAX], stream=stream)
+                log.warning("container.output", f"| {line[:LINE_CHARS_MAX]}", stream=stream)
             else:
-                log.debug("container.output", line[:LINE_CHARS_MAX], stream=stream)
+                log.debug("container.output", f"| {line[:LINE_CHARS_MAX]}", stream=stream)

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandbox.runtime.container_spec import LAST_WORDS_BYTES_MAX
 from sandbox.runtime.output import AttachedOutput, HeadAndTail
 
 
@@ -67,3 +68,27 @@ def test_the_end_of_the_stream_is_heard():
     output.connection_lost(None)
 
     assert output.ended.is_set()
+
+
+def test_the_last_of_each_stream_is_kept_by_itself():
+    """For the executor's own log; a stream that said nothing is not there."""
+    output = AttachedOutput(10)
+
+    output.data_received(frame(b"out\n") + frame(b"err\n", 2) + frame(b"more\n"))
+
+    assert output.last_words == {"stdout": b"out\nmore\n", "stderr": b"err\n"}
+    assert AttachedOutput(10).last_words == {}
+
+
+@given(st.lists(st.integers(min_value=1, max_value=3 * LAST_WORDS_BYTES_MAX), min_size=1, max_size=6))
+def test_however_it_arrives_the_last_words_are_the_end_of_it(sizes: list[int]):
+    """Bounded, whatever the frames' sizes."""
+    output = AttachedOutput(2)
+    whole = b""
+
+    for number, size in enumerate(sizes):
+        part = bytes([97 + number]) * size
+        output.data_received(frame(part))
+        whole += part
+
+    assert output.last_words == {"stdout": whole[-LAST_WORDS_BYTES_MAX:]}
