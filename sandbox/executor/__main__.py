@@ -22,15 +22,17 @@ from sandbox.executor.options import Options, config_of, disk_floor_mib, instanc
 from sandbox.executor.packages import build_network, source_settings
 from sandbox.executor.place import surroundings
 from sandbox.executor.protections import Proofs, labels_of, missing_by_default, missing_of_host
+from sandbox.executor.said import capture_of
 from sandbox.executor.slots import UID_BASE, SlotPool, private_directory
 from sandbox.executor.state_lock import held_state
+from sandbox.gateway.content import ATTRIBUTE_BYTES_MAX
 from sandbox.gateway.registries.source import PackageSource
 from sandbox.gateway.upstream import Upstream
 from sandbox.log import Log, about, level_of, log_to_stderr, set_level
 from sandbox.mirror import Mirror
 from sandbox.runtime.docker import DockerRuntime
 from sandbox.runtime.relay import relayed
-from sandbox.telemetry import Spans
+from sandbox.telemetry import ATTRIBUTE_CHARS_MAX, Spans
 
 log = Log(__name__)
 
@@ -141,6 +143,8 @@ async def _host(options: Options, credentials: ExecutorCredentials, state: Path,
         instance = f"{config.name}-{instance_of(state)}"
         relay = partial(relayed, runtime.engine)
         about = {"host.name": socket.gethostname()}
+        packages = await stack.enter_async_context(PackageSource(package_settings, environment))
+        capture = await capture_of(environment, upstream, packages)
         yield Host(
             config=config,
             link=link,
@@ -150,7 +154,9 @@ async def _host(options: Options, credentials: ExecutorCredentials, state: Path,
             slots=slots,
             image_of=ImageResolver(runtime.engine, mirror, link, config.state, build_network(environment)).of,
             exec_spans=Spans("andon-exec", config.release, {**about, "cicd.worker.id": config.name}),
-            gateway_spans=Spans("andon-gw", config.release, about),
+            gateway_spans=Spans(
+                "andon-gw", config.release, about, attribute_chars_max=ATTRIBUTE_BYTES_MAX if capture else ATTRIBUTE_CHARS_MAX
+            ),
             agent_spans=Spans("andon-agent", config.release, about),
             user_spans=Spans("andon-user", config.release, about),
             instance=instance,
@@ -159,7 +165,8 @@ async def _host(options: Options, credentials: ExecutorCredentials, state: Path,
             shown=Proofs(runtime, facts, instance, config.state / "proven", relay).shown,
             relay=relay,
             tool_environment={"LANG": "C.UTF-8"},
-            packages=await stack.enter_async_context(PackageSource(package_settings, environment)),
+            packages=packages,
+            capture=capture,
         )
 
 

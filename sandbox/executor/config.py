@@ -14,6 +14,7 @@ from sandbox.contract.wire import HEARTBEAT_S, LEASE_DOUBT_S, ExecutorLink
 from sandbox.executor.outbox import Outbox
 from sandbox.executor.protections import Show, nothing_shown
 from sandbox.executor.slots import SlotPool
+from sandbox.gateway.content import Capture
 from sandbox.gateway.registries.source import PackageSource
 from sandbox.gateway.upstream import Upstream
 from sandbox.mirror import Mirror
@@ -98,6 +99,8 @@ class Host:
     """What a runtime's first container shows to be missing."""
     relay: Relay | None = None
     """Carries the gateway's socket into sandboxes, where that container showed that the engine does not."""
+    capture: Capture | None = None
+    """Puts what was said in model calls into their spans; None: nobody opted in."""
     packages: PackageSource | None = None
     """This host's package indexes, for stages that may install something; None: there are none."""
 

@@ -75,6 +75,7 @@ async def gateway(host: Host, job: JobSpec, grant: ClaimReply, slot: Slot, accou
         },
         record=job.record,
         on_call=account.trace.on_call,
+        capture=host.capture,
         on_traces=account.trace.on_traces,
         registries=packages.routes_for(host.packages, job, account.trace.on_fetch),
     )

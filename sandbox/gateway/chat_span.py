@@ -39,6 +39,7 @@ def chat_span(spans: Spans, parent: Context, report: CallReport) -> None:
         attributes["gen_ai.response.finish_reasons"] = (report.stop_reason,)
     if report.first_event_at is not None:
         attributes["gen_ai.response.time_to_first_chunk"] = report.first_event_at - report.started_at
+    attributes |= report.content
     span = spans.start(
         f"chat {report.model}",
         trace_id=parent.trace_id,

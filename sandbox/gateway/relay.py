@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import aclosing
 from datetime import UTC, date, datetime
+from functools import partial
 
 from sandbox.contract.errors import BrokerError, BudgetExhausted
 from sandbox.gateway.cassette import record_of
@@ -16,6 +17,8 @@ from sandbox.gateway.terms import Terms
 from sandbox.gateway.upstream import Call, Fault, Reply, Source, StreamBroken, fault_of_event
 from sandbox.gateway.whole_reply import message_of
 
+LARGE_BYTES = 256 * 1024
+"""From this size on what was said is put together in a thread."""
 _STREAM_HEADERS = (("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache"))
 
 
@@ -58,6 +61,7 @@ class Relay:
             trouble = _broken()
         self._settle(reply)
         self._describe(trouble)
+        await self._capture()
         if trouble is None:
             self._tally.succeeded()
             self._record()
@@ -164,6 +168,14 @@ class Relay:
             self._held.note_limit(trouble.is_limit, trouble.retry_after_s)
             if trouble.failure and self._exchange.has_started:
                 self._tally.fail(trouble.failure)
+
+    async def _capture(self) -> None:
+        """Note what was said, if a person opted in; large conversations in a thread, which the loop does not wait for."""
+        if self._terms.capture:
+            sse = b"".join(self._forwarded)
+            is_large = len(self._call.body) + len(sse) > LARGE_BYTES
+            work = partial(self._terms.capture.of, self._call.judged.document, sse)
+            self._report.content = await asyncio.to_thread(work) if is_large else work()
 
     def _record(self) -> None:
         if self._terms.records:

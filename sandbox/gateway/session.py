@@ -23,6 +23,7 @@ from sandbox.contract.wire import RATE_WAIT_MAX_S, Ledger
 from sandbox.gateway.caps import TRACES, Bucket, Cap
 from sandbox.gateway.cassette import CassetteSource, Replay
 from sandbox.gateway.connection import Exchange
+from sandbox.gateway.content import Capture
 from sandbox.gateway.model_proxy import Gate, ModelProxy
 from sandbox.gateway.otlp_body import TracesBody
 from sandbox.gateway.peer import Peer
@@ -61,6 +62,7 @@ class Session:
         record: bool = False,
         on_traces: Callable[[TracesBody], None] | None = None,
         on_call: Callable[[CallReport], None] | None = None,
+        capture: Capture | None = None,
         registries: RegistryRoutes | None = None,
         tuning: Tuning | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class Session:
             record: Keep every call for a cassette.
             on_traces: Takes each body of `POST /v1/traces`, unpacked: untrusted bytes; large ones in a thread. It must not block.
             on_call: Told of every model call after it was settled. It must not block.
+            capture: Makes what it is told of what was said; None: nothing.
             registries: The package routes; None: every request for a package is refused.
             tuning: Prices, clock and waits, for tests.
 
@@ -88,7 +91,7 @@ class Session:
         if policy and model and not self._tuning.prices.knows(policy.model):
             raise UsageError(f"model {policy.model!r} has no price: use one of sandbox/contract/prices.toml, or add its rates there")
         self._path = directory / SOCKET_NAME
-        self._terms = Terms(policy, stage, round_, record, on_call, self._tuning) if policy else None
+        self._terms = Terms(policy, stage, round_, record, on_call, capture, self._tuning) if policy else None
         self._ledger = ledger
         self._model = model
         self._peer_uid = peer_uid

@@ -1,5 +1,6 @@
 """What one attempt did at the gateway, added up: for the live view, the result and the trace; the run's ledger decides, not this."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -65,6 +66,8 @@ class CallReport:
     """At least one try was charged in full because its figure was lost or could not be priced."""
     error: str = ""
     """`error.type` of the reply if the call failed, e.g. billing_error."""
+    content: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What was said, as attributes of a span (`content`); empty unless a person opted in."""
 
 
 class Tally:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from sandbox.contract.price import PriceList, shipped_prices
 from sandbox.gateway.caps import CAPS, Cap
 from sandbox.gateway.connection import Timeouts
+from sandbox.gateway.content import Capture
 from sandbox.gateway.policy import Policy
 from sandbox.gateway.tally import CallReport
 
@@ -43,4 +44,6 @@ class Terms:
     """Keep every call for a cassette."""
     on_call: Callable[[CallReport], None] | None = None
     """Told of every call after it was settled."""
+    capture: Capture | None = None
+    """Makes what is told of what was said; None: nothing is."""
     tuning: Tuning = field(default_factory=Tuning)

@@ -60,6 +60,7 @@ stage interface [sup]
     container remove [exec]
     gateway close [exec]
     workspace remove [exec]
+  result delivery [sup]
   gate interface [sup]
 """
 
@@ -147,7 +148,7 @@ def test_every_stage_is_there_with_what_its_executor_did(happy: tuple[Finished, 
         span = trace.by_id[span_id(path)]
         assert span.attributes["cicd.pipeline.task.run.id"] == path
         below = {child.name.split()[0]: child for child in trace.spans if child.parent_id == span.span_id}
-        assert set(below) == {"send", "queue", "process", "gate"}
+        assert set(below) == {"send", "queue", "process", "result", "gate"}
         assert below["process"].links == (span.span_id,)
         inside = [child for child in trace.spans if child.parent_id == below["process"].span_id]
         assert all(sum(child.name.startswith(part) for child in inside) == 1 for part in EXECUTORS_PART[1:])
@@ -211,10 +212,10 @@ def test_a_retry_after_a_killed_container_leaves_a_whole_trace(line: Line, jaege
     killed, again = trace.named("invoke_agent implement")
     assert killed.attributes["process.exit.code"] == 137
     assert killed.attributes["container.id"] == box["Id"] != again.attributes["container.id"]
-
     assert log_faults(line, line.andon("status", run.run_id, "--json").result) == []
     last_words = [each for each in lines_of(line, run.run_id) if each["event"] == "container.output"]
     assert {(each["container_id"], each["attempt"], each["stream"]) for each in last_words} == {(box["Id"][:12], 1, "stdout")}
+
 
 def only_one(list_of: Callable[[Line], list[dict[str, str]]], line: Line) -> list[dict[str, str]] | None:
     boxes = list_of(line)

@@ -54,6 +54,12 @@ class Indexes:
     npm_scopes: Mapping[str, Index] = field(default_factory=dict)
     """Registry of a scope, by `@scope`."""
 
+    @property
+    def secrets(self) -> set[str]:
+        """Return the credentials, as they are sent and as they were written down."""
+        sent = {each.authorization for each in (*self.pip, self.npm, *self.npm_scopes.values()) if each is not None and each.authorization}
+        return {part for header in sent for part in (*header.split(" ")[1:], *_plain(header))}
+
     def npm_of(self, name: str) -> Index | None:
         """Return the registry of a package."""
         return self.npm_scopes.get(name.partition("/")[0], self.npm)
@@ -233,6 +239,14 @@ def _from_netrc(url: str, environment: Mapping[str, str], places: Places) -> str
     except (netrc.NetrcParseError, OSError, UnicodeDecodeError):
         return ""  # pip goes on without it too
     return _basic(found[0], found[2]) if found else ""
+
+
+def _plain(header: str) -> tuple[str, ...]:
+    kind, _, value = header.partition(" ")
+    if kind != "Basic":
+        return ()
+    pair = base64.b64decode(value).decode("utf-8", errors="replace")
+    return pair, pair.partition(":")[2]
 
 
 def _basic(user: str, password: str) -> str:
