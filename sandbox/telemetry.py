@@ -110,8 +110,10 @@ class _PerTrace(SpanProcessor):
 class Spans:
     """The spans one service of ours makes; safe to use from several threads."""
 
-    def __init__(self, service: str, release: str, resource: Mapping[str, Attribute] | None = None) -> None:
-        """Name the service (`andon-sup`, `andon-exec`, `andon-gw`, `andon-agent`, `andon-user`) and its resource."""
+    def __init__(
+        self, service: str, release: str, resource: Mapping[str, Attribute] | None = None, *, attribute_chars_max: int = ATTRIBUTE_CHARS_MAX
+    ) -> None:
+        """Name the service (`andon-sup`, `andon-exec`, `andon-gw`, `andon-agent`, `andon-user`) and its resource; longer values are cut."""
         self._ids = _ForcedIds()
         self._kept = _PerTrace()
         # `Resource.create` reads OTEL_RESOURCE_ATTRIBUTES; merged last, so that the operator wins (TRACING.md §5).
@@ -122,7 +124,7 @@ class Spans:
             id_generator=self._ids,
             resource=ours.merge(Resource(named)),
             shutdown_on_exit=False,
-            span_limits=SpanLimits(max_span_attribute_length=ATTRIBUTE_CHARS_MAX),
+            span_limits=SpanLimits(max_span_attribute_length=attribute_chars_max),
             sampler=ALWAYS_ON,  # which runs are kept is decided once for each (ADR 28), not here by OTEL_TRACES_SAMPLER
         )
         provider.add_span_processor(self._kept)
