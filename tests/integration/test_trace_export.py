@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -228,6 +230,34 @@ async def test_what_a_collector_will_never_take_is_dropped_alone_and_counted(sit
         assert dict(exporter.dropped) == {"refused": 1}
 
     assert await site.waiting() == 0
+
+
+async def test_a_wrong_key_is_not_tried_span_by_span(site: Site) -> None:
+    """The specification wants no second try, and a batch in parts would be one."""
+    async with collecting(answer="503 Service Unavailable") as collector, site.exporting(to(collector)) as exporter:
+        site.tell(exporter, *(f"stage {number}" for number in range(5)))
+        await wait_until(lambda: len(collector.received) > 0, "the first try")
+        collector.answer = "401 Unauthorized"
+        await wait_until(lambda: exporter is not None and exporter.dropped["refused"] == 5, "all are given up", 10)
+
+    assert len(collector.received) < 5
+
+
+async def test_a_broker_that_goes_away_ends_no_export(tmp_path: Path) -> None:
+    """What is told of meanwhile is in the run's file, and goes out when the broker is back."""
+    (tmp_path / "runs").mkdir()
+    async with (
+        EmbeddedBroker.run(tmp_path / "nats") as broker,
+        Connection.open(broker.supervisor, name="fleet", inbox="fleet") as connection,
+        collecting() as collector,
+    ):
+        site = Site(connection, tmp_path / "runs")
+        async with site.exporting(to(collector)) as exporter:
+            site.tell(exporter, "before")
+            await wait_until(lambda: collector.names == ["before"], "the first is there", 10)
+            os.kill(broker.pid, signal.SIGKILL)
+            site.tell(exporter, "meanwhile")
+            await wait_until(lambda: collector.names == ["before", "meanwhile"], "the second is there", 30)
 
 
 async def test_spans_a_collector_leaves_out_are_counted(site: Site) -> None:

@@ -22,6 +22,8 @@ ANSWER_BYTES_MAX: Final = 64 << 10
 """Of an answer, how much is read."""
 _LATER: Final = frozenset({408, 429, 502, 503, 504})
 """What the specification of OTLP/HTTP calls retryable, and a request that took the server too long."""
+_OURS: Final = frozenset({401, 403, 404, 405})
+"""It is the address or the key that is wrong, whatever is sent."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Answer:
     """It was not taken, and may be the next time."""
     refused: str = ""
     """Why it will never be taken; empty: it was, or will be."""
+    is_of_payload: bool = False
+    """It was refused for what is in it: other spans may be taken."""
     rejected_spans: int = 0
     """Of a request that was taken."""
     retry_after_s: float | None = None
@@ -84,7 +88,7 @@ class Collector:
             return Answer(
                 is_later=True, why=f"status {reply.status_code}", retry_after_s=_retry_after_s(reply.headers.get("retry-after", ""))
             )
-        return Answer(refused=f"status {reply.status_code}")
+        return Answer(refused=f"status {reply.status_code}", is_of_payload=reply.status_code not in _OURS)
 
 
 async def _beginning_of(reply: httpx2.Response) -> bytes:

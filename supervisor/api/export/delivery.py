@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -51,28 +52,25 @@ class Delivery:
         while True:
             try:
                 batch = await self._source.take(MESSAGES_MAX, BATCH_BYTES_MAX, WAIT_S)
-            except BrokerError as error:
+                pause_s = await self._deliver(batch) if batch else 0.0
+            except BrokerError as error:  # what was taken comes again, perhaps also to the collector, who stores a span once
                 log.debug("spans.unbuffered", error=error)
-                await asyncio.sleep(self._first_pause_s)
-                continue
-            if batch:
-                await asyncio.sleep(await self._deliver(batch))
+                pause_s = self._first_pause_s
+            await asyncio.sleep(pause_s)
 
     async def _deliver(self, batch: Sequence[Buffered]) -> float:
         """Deliver a batch, or give it back; return for how many seconds to leave the collector alone."""
         requests = [gzip.decompress(each.data) for each in batch]
         try:
             answer = await self._collector.send(requests)
-            if answer.refused and len(batch) > 1:
-                return await self._deliver_each(batch)
-        except BaseException:
-            for each in batch:
-                await each.later()
+        except asyncio.CancelledError:
+            await _give_back(batch)
             raise
+        if answer.is_of_payload and len(batch) > 1:
+            return await self._deliver_each(batch)
         if answer.is_later:
             pause_s = self._pause_s(answer)
-            for each in batch:
-                await each.later(pause_s)
+            await _give_back(batch, pause_s)
             return pause_s
         self._note_taken(answer, requests)
         for each in batch:
@@ -89,8 +87,7 @@ class Delivery:
                 if pause_s:
                     return pause_s
         finally:
-            for each in left:
-                await each.later()
+            await _give_back(left)
         return 0.0
 
     def _note_taken(self, answer: Answer, requests: Sequence[bytes]) -> None:
@@ -111,3 +108,9 @@ class Delivery:
         self.failures += 1
         longest = min(self._first_pause_s * 2 ** min(self.failures - 1, 10), PAUSE_S_MAX)
         return answer.retry_after_s if answer.retry_after_s is not None else longest * random.uniform(0.5, 1)  # noqa: S311 - spreads load
+
+
+async def _give_back(batch: Sequence[Buffered], seconds: float = 0.0) -> None:
+    with suppress(BrokerError):  # then they come again by themselves
+        for each in batch:
+            await each.later(seconds)
