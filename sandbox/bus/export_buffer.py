@@ -1,5 +1,7 @@
 """The buffer between supervisors and a collector of traces: one bounded stream (`assets`), one consumer; not who puts or takes."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,11 +37,20 @@ class Buffered:
         await self._connection.publish(self._ack_subject, b'-NAK {"delay": %d}' % int(seconds * 1e9))
 
 
+async def give_back(taken: Iterable[Buffered], seconds: float = 0.0) -> None:
+    """Give messages back; with the broker away they come again by themselves."""
+    with suppress(BrokerError):
+        for each in taken:
+            await each.later(seconds)
+
+
 class ExportBuffer:
     """What is to be exported, across supervisors; first in, first out."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, more_s: float = MORE_S) -> None:
+        """Reach it over a supervisor's connection; a batch waits `more_s` for its next message."""
         self._connection = connection
+        self._more_s = more_s
         self._is_open = False
 
     async def put(self, payload: bytes, dedupe: str) -> None:
@@ -66,11 +77,15 @@ class ExportBuffer:
         """
         await self._open()
         taken: list[Buffered] = []
-        while len(taken) < messages_max and sum(len(each.data) for each in taken) < bytes_max:
-            message = await self._connection.pull(subjects.STREAM_EXPORT, SUPERVISOR, wait_s=MORE_S if taken else wait_s)
-            if message is None:
-                break
-            taken.append(Buffered(message.data, self._connection, message.reply))
+        try:
+            while len(taken) < messages_max and sum(len(each.data) for each in taken) < bytes_max:
+                message = await self._connection.pull(subjects.STREAM_EXPORT, SUPERVISOR, wait_s=self._more_s if taken else wait_s)
+                if message is None:
+                    break
+                taken.append(Buffered(message.data, self._connection, message.reply))
+        except BaseException:
+            await give_back(taken)
+            raise
         return taken
 
     async def waiting(self) -> int:

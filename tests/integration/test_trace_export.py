@@ -15,7 +15,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from sandbox.bus import Connection
-from sandbox.bus.assets import EXPORT_BYTES_MAX
+from sandbox.bus.assets import EXPORT_BYTES_MAX, EXPORT_TURN_S, SUPERVISOR
 from sandbox.bus.export_buffer import BufferFull, ExportBuffer
 from sandbox.contract import subjects
 from sandbox.contract.ids import span_id, trace_id
@@ -230,6 +230,25 @@ async def test_what_a_collector_will_never_take_is_dropped_alone_and_counted(sit
         assert dict(exporter.dropped) == {"refused": 1}
 
     assert await site.waiting() == 0
+
+
+async def test_what_was_taken_comes_again_at_once_when_the_taker_ends(site: Site) -> None:
+    """Also what it had not handed on yet: the next supervisor does not wait for its turn to end."""
+    buffer = ExportBuffer(site.connection, more_s=10.0)
+    for number in range(3):
+        await buffer.put(b"%d" % number, str(number))
+
+    async def pending() -> int:
+        return int((await site.connection.api(f"CONSUMER.INFO.{subjects.STREAM_EXPORT}.{SUPERVISOR}"))["num_ack_pending"])
+
+    taking = asyncio.create_task(buffer.take(9, 1 << 20, 10.0))
+    async with asyncio.timeout(10):
+        while await pending() < 3:
+            await asyncio.sleep(0.01)
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+
+    assert sorted(each.data for each in await buffer.take(3, 1 << 20, EXPORT_TURN_S / 3)) == [b"0", b"1", b"2"]
 
 
 async def test_a_wrong_key_is_not_tried_span_by_span(site: Site) -> None:

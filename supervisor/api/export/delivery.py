@@ -4,12 +4,11 @@ import asyncio
 import gzip
 import random
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Final, Protocol
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from sandbox.bus.export_buffer import Buffered
+from sandbox.bus.export_buffer import Buffered, give_back
 from sandbox.contract.errors import BrokerError
 from sandbox.log import Log
 from supervisor.api.export.collector import Answer, Collector
@@ -64,13 +63,13 @@ class Delivery:
         try:
             answer = await self._collector.send(requests)
         except asyncio.CancelledError:
-            await _give_back(batch)
+            await give_back(batch)
             raise
         if answer.is_of_payload and len(batch) > 1:
             return await self._deliver_each(batch)
         if answer.is_later:
             pause_s = self._pause_s(answer)
-            await _give_back(batch, pause_s)
+            await give_back(batch, pause_s)
             return pause_s
         self._note_taken(answer, requests)
         for each in batch:
@@ -87,7 +86,7 @@ class Delivery:
                 if pause_s:
                     return pause_s
         finally:
-            await _give_back(left)
+            await give_back(left)
         return 0.0
 
     def _note_taken(self, answer: Answer, requests: Sequence[bytes]) -> None:
@@ -108,9 +107,3 @@ class Delivery:
         self.failures += 1
         longest = min(self._first_pause_s * 2 ** min(self.failures - 1, 10), PAUSE_S_MAX)
         return answer.retry_after_s if answer.retry_after_s is not None else longest * random.uniform(0.5, 1)  # noqa: S311 - spreads load
-
-
-async def _give_back(batch: Sequence[Buffered], seconds: float = 0.0) -> None:
-    with suppress(BrokerError):  # then they come again by themselves
-        for each in batch:
-            await each.later(seconds)
