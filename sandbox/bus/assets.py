@@ -83,15 +83,6 @@ _STREAMS: Final[tuple[dict[str, Any], ...]] = (
         "allow_direct": True,
         "duplicate_window": 120 * SECOND,
     },
-    {
-        **_LIMITS,
-        "name": subjects.STREAM_LOGS,
-        "subjects": ["andon.log.*.*"],
-        "max_age": 7 * DAY,
-        "max_bytes": GIB,
-        "compression": "s2",
-        "allow_direct": True,
-    },
     {**_LIMITS, "name": subjects.STREAM_TEL, "subjects": ["andon.tel.*"], "max_age": 7 * DAY, "max_bytes": GIB},
     # Buckets: no rollup, because `Nats-Rollup: all` on its own subject would let one executor empty a whole bucket, and
     # no delete markers, which would need it.

@@ -5,7 +5,6 @@ import re
 STREAM_JOBS = "JOBS"
 STREAM_RESULTS = "RESULTS"
 STREAM_EVENTS = "EVENTS"
-STREAM_LOGS = "LOGS"
 STREAM_TEL = "TEL"
 STREAM_EXPORT = "EXPORT"
 KV_EXECUTORS = "EXECUTORS"
@@ -49,11 +48,6 @@ def result(executor: str) -> str:
 def events(run: str) -> str:
     """Return the subject of one run's event log."""
     return f"andon.ev.{run}"
-
-
-def log(executor: str, job_id: str) -> str:
-    """Return the subject of one job's live log lines."""
-    return f"andon.log.{executor}.{job_id}"
 
 
 def telemetry(executor: str) -> str:

@@ -150,7 +150,7 @@ def _last_words(state: StateDirectory) -> str:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             said = json.loads(line)
             if said["level"] == "error":
-                return str(said["msg"])
+                return ": ".join(str(said[name]) for name in ("msg", "error.message") if said.get(name))
     return "it said nothing"
 
 

@@ -80,7 +80,6 @@ async def test_an_executor_does_its_work_with_its_own_rights(site: Site) -> None
         ("andon.job.gpu", "{}"),
         ("andon.ev.0123456789", "{}"),
         ("andon.res.ex2.done", "{}"),
-        ("andon.log.ex2.job", "{}"),
         ("andon.tel.ex2", "{}"),
         ("andon.progress.ex2", "{}"),
         ("andon.rpc.join.ex2", "{}"),
@@ -399,7 +398,6 @@ _STREAMS = (
     "JOBS",
     "RESULTS",
     "EVENTS",
-    "LOGS",
     "TEL",
     "KV_EXECUTORS",
     "KV_LEASES",
@@ -409,7 +407,7 @@ _STREAMS = (
     "OBJ_OUT_ex1",
     "OBJ_OUT_ex2",
 )
-_WRITABLE = ("RESULTS", "LOGS", "TEL", "KV_EXECUTORS", "OBJ_OUT_ex1")
+_WRITABLE = ("RESULTS", "TEL", "KV_EXECUTORS", "OBJ_OUT_ex1")
 
 
 async def _messages(site: Site, stream: str) -> int:

@@ -90,7 +90,6 @@ def test_every_subject_is_on_the_page_about_the_wire() -> None:
         subjects.job("<pool>"),
         subjects.result("<executor>"),
         subjects.events("<run>"),
-        subjects.log("<executor>", "<job>"),
         subjects.telemetry("<executor>"),
         subjects.claim("<executor>"),
         subjects.budget("<executor>"),
