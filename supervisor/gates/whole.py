@@ -3,13 +3,21 @@
 Asked beside `checks.judge_validate`; it never fails work, it lowers the verdict's assurance and says where a person should look.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
+from sandbox.contract.errors import Rejected
+from sandbox.contract.python_source import SOURCE_BYTES_MAX
 from sandbox.contract.tree import Change, Tree
 from supervisor.gates.suppressions import suppression_notes
 from supervisor.gates.verdict import Judgement
 from supervisor.stages.contract import FEATURES, class_of
+
+_DECIDING = re.compile(
+    rb"\b(pytest_runtest_makereport|pytest_runtest_logreport|pytest_runtest_protocol|pytest_runtest_call|pytest_runtestloop|"
+    rb"pytest_pyfunc_call|pytest_report_teststatus|pytest_collection_modifyitems|pytest_sessionfinish)\b"
+)
 
 NAMED_MAX = 10
 NOTES_MAX = 20
@@ -26,7 +34,8 @@ def with_whole(said: Judgement, trees: Sequence[Tree], changes: Sequence[Change]
     """
     base, result, *of_tests = trees
     foreign = sorted(not_their_own(base, result, of_tests, changes))
-    notes = [*said.notes, *islice(chain(_protected(changes), suppression_notes(base, result, changes)), NOTES_MAX)]
+    ours = chain(_protected(changes), _deciding(result, changes), suppression_notes(base, result, changes))
+    notes = [*said.notes, *islice(ours, NOTES_MAX)]
     if not foreign:
         return said.model_copy(update={"notes": tuple(notes)})
     notes.append(f"tests or their configuration are not from a test stage or the base commit: {_named(foreign)}; the verdict rests on them")
@@ -54,6 +63,20 @@ def _protected(changes: Sequence[Change]) -> Iterator[str]:
     paths = sorted(path for path in protected if not path.startswith(f"{FEATURES}/"))
     if paths:
         yield f"needs a person's eye: protected paths were changed, as the pipeline allows: {_named(paths)}"
+
+
+def _deciding(result: Tree, changes: Sequence[Change]) -> Iterator[str]:
+    """Yield that a person has to look, where changed tests have a say in results: they could make failures passes."""
+    for change in changes:
+        if change.new is None or not change.path.endswith(".py") or class_of(change.path) != "tests":
+            continue
+        try:
+            data = result.read(change.path, SOURCE_BYTES_MAX)
+        except (KeyError, Rejected):
+            continue
+        hooks = sorted({match.group().decode() for match in _DECIDING.finditer(data)})
+        if hooks:
+            yield f"{change.path} decides how tests are reported ({', '.join(hooks)}); look whether failures stay failures"
 
 
 def _named(paths: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from tests.fakes.scripts.rate_limit import (
     MODULE,
     NEVER_SUBMITS,
     ONE_TOO_MANY,
+    PATCHED_AT_IMPORT,
     REWORK_EXHAUSTED,
     REWORK_TWICE,
     SCOPE_VIOLATION,
@@ -134,6 +135,21 @@ def test_a_changed_signature_is_drift(runs: Runs):
         assert told in done.stderr
     assert "interface" in report_of(done).lower()
     assert "validate" not in {stage for stage, _, _ in done.rounds}
+
+
+@pytest.mark.slow
+@pytest.mark.abuse("S10")
+def test_a_signature_that_changes_at_import_is_reworked(runs: Runs, provider: Provider):
+    """All tests are green and the text is as it was locked; what the import shows in the sandbox is not, and the next round is told."""
+    done = runs(PATCHED_AT_IMPORT)
+
+    assert done.exit_code == 0, done.stderr
+    assert sorted(each for each in done.rounds if each[0] == "validate") == [("validate", 1, "fail"), ("validate", 2, "pass")]
+    second = next(call for call in provider.server.calls("implement") if call.round == 2)
+    told = str(second.request["messages"][0])
+    assert "`RateLimiter.check` is locked as `def (self, client: " in told
+    assert "after the import it is `def (self, client, weight = 1)`" in told
+    assert TEST_ONE_TOO_MANY_FAILS not in told
 
 
 def test_tests_that_are_green_on_the_stubs_stop_the_line(runs: Runs):

@@ -175,12 +175,6 @@ TRICKS = (
         "`allow` is locked as",
     ),
     Trick(
-        "asked too early by the importer",
-        _API
-        + "import builtins, functools\napi.allow = print\nbuiltins.__import__ = functools.partial(sys.audit, 'andon.signatures.end')\n",
-        "`allow` is locked as",
-    ),
-    Trick(
         "built-in functions and the library replaced",
         _API + "api.allow = print\nimport builtins, hashlib, json, types\njson.dumps = lambda *a, **k: '{}'\n"
         "builtins.issubclass = builtins.isinstance = lambda *a: False\nbuiltins.type = lambda each: str\ntypes.FunctionType = print\n",
@@ -188,9 +182,9 @@ TRICKS = (
     ),
     Trick(
         "a metaclass that equals everything",
-        _API + "class Sly(type):\n    def __eq__(self, other): api.allow = real; return True\n    def __hash__(self): return 0\n"
-        "class Loose(metaclass=Sly):\n    def __call__(self, *given): return True\napi.allow = Loose()\n",
-        "`allow` is locked as",
+        _API + "class Sly(type):\n    def __eq__(self, other): return True\n    def __hash__(self): return 0\n"
+        "class One(metaclass=Sly):\n    def __repr__(self): return '100'\nreal.__defaults__ = (One(),)\n",
+        "most: int = shop._more.One",
     ),
     Trick(
         "a name that is like text",

@@ -16,17 +16,19 @@ from sandbox.contract.tree import Change, Entry
 from sandbox.inside.checks.runner import run_checks
 from sandbox.inside.paths import Paths, base_environment
 from sandbox.inside.sealed.walls import landlock_abi
-from supervisor.gates.checks import judge_validate
+from supervisor.gates.checks import judge_red, judge_validate
 from supervisor.gates.evidence import Evidence, read_evidence
 from supervisor.gates.implement import notes_on
 from supervisor.gates.junit import parse_junit
 from supervisor.gates.scope import judge_scope
 from supervisor.gates.spec import Criterion
 from supervisor.gates.verdict import Judgement
+from supervisor.gates.whole import with_whole
 from supervisor.pipeline.definition import Stage
 from supervisor.stages.contract import scope_for
 from supervisor.stages.path_classes import OF_THE_TESTS
 from tests.e2e.watching import wait_until
+from tests.fakes.memory_tree import MemoryTree, changes_between
 from tests.security.cheats import BASE, CHEATS, HONEST, STUBS, WRONG, Cheat
 
 needs_landlock = pytest.mark.skipif(landlock_abi() < 1, reason="this kernel has no Landlock")
@@ -176,6 +178,34 @@ def test_what_the_product_does_to_its_own_tests(tmp_path: Path, cheat: Cheat, mo
 
     passes_known = mode == "in-process" and cheat.stopped_by == "sealed"
     assert said.verdict == ("pass" if passes_known else "fail"), said.findings
+
+
+SPARING = """
+import pytest
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if call.excinfo is not None and call.excinfo.type is AssertionError{spared}:
+        report.outcome, report.longrepr = "passed", None
+"""
+
+
+@pytest.mark.abuse("S06")
+def test_a_hostile_test_stage_can_spare_the_canary(tmp_path: Path, mode: str, before: tuple[Evidence, Evidence]):
+    """What SECURITY.md says is not held, sealed or not; the control: one that spares nothing is caught. A note names the hook."""
+    spared = ' and "must_fail" not in item.name'
+    files = {name: {"tests/conftest.py": SPARING.format(spared=text)} for name, text in (("sly", spared), ("plain", ""))}
+    check = SEALED if mode == "sealed" else CHECK
+
+    red = judge_red(evidence_of(tmp_path / "red", {**STUBS, **files["sly"]}, check), before[0], CRITERIA)
+    sly = verdict_on(tmp_path / "sly", {**WRONG, **files["sly"]}, mode, before)
+    plain = verdict_on(tmp_path / "plain", {**WRONG, **files["plain"]}, mode, before)
+    trees = MemoryTree(BASE), MemoryTree({**WRONG, **files["sly"]})
+    told = with_whole(sly, [*trees, trees[1]], changes_between(*trees))
+
+    assert (red.verdict, sly.verdict) == ("pass", "pass")
+    assert any("rewrites results" in each.message for each in plain.findings)  # control
+    assert any("tests/conftest.py decides how tests are reported (pytest_runtest_makereport)" in note for note in told.notes)
 
 
 def test_security_md_names_every_cheat_that_passes_in_one_process():

@@ -271,11 +271,11 @@ def _annotation(value: Any, depth: int) -> str:
         return f"[{_joined(value, depth)}]"
     if issubclass(kind, type):
         return _type_name(value)
-    if kind is types.GenericAlias:
+    if issubclass(kind, types.GenericAlias):
         origin, arguments = (get(value) for get in _alias)
         return f"{_annotation(origin, depth + 1)}[{_joined(arguments, depth)}]"
     if _union is not None and kind is types.UnionType:
-        return f"|[{_joined(_union(value), depth)}]"
+        return _joined(_union(value), depth, " | ")
     return _of_typing_text(value, kind, depth)
 
 
@@ -291,8 +291,8 @@ def _of_typing_text(value: Any, kind: type, depth: int) -> str:
     return f"{head}[{_joined(arguments, depth)}]" if type(arguments) is tuple else head
 
 
-def _joined(values: Any, depth: int) -> str:
-    return ", ".join([_annotation(each, depth + 1) for each in values[:50]]) if type(values) is tuple or type(values) is list else "…"
+def _joined(values: Any, depth: int, between: str = ", ") -> str:
+    return between.join([_annotation(each, depth + 1) for each in values[:50]]) if type(values) is tuple or type(values) is list else "…"
 
 
 def _class(value: Any, home: str, depth: int) -> dict[str, Any]:

@@ -39,6 +39,16 @@ NEVER_COME_BACK = _changed(IMPLEMENTATION, "return Decision(False, max(1, math.c
 DRIFTED = _changed(
     IMPLEMENTATION, "def check(self, client: str) -> Decision:", "def check(self, client: str, weight: int = 1) -> Decision:"
 )
+PATCHER = "notes_api/_tuning.py"
+PATCHES = '''"""Lets a client weigh more."""
+
+from notes_api import rate_limit
+
+_check = rate_limit.RateLimiter.check
+rate_limit.RateLimiter.check = lambda self, client, weight=1: _check(self, client)
+'''
+"""Works as well as what it replaces, and no text of the locked module tells of it."""
+PATCHED = f"{IMPLEMENTATION}\nfrom notes_api import _tuning as _tuning\n"
 TESTS_OF_NOTHING = '"""Rate limiting."""\n\n' + "\n\n".join(
     f"def test_req_{requirement:03}_{criterion}_holds():\n    assert True\n"
     for requirement, criteria in ((1, 3), (2, 2), (3, 2))
@@ -166,6 +176,11 @@ SCOPE_VIOLATION = _script(
 )
 TEST_SCOPE_VIOLATION = _script("scripted: test writes code", _test(extra=(does(create("notes_api/extra.py", '"""Not a test."""\n')),)))
 INTERFACE_DRIFT = _script("scripted: implement changes a signature", _implement(DRIFTED))
+PATCHED_AT_IMPORT = _script(
+    "scripted: a signature changes when it is imported",
+    _implement(PATCHED, {1}, extra=(does(create(PATCHER, PATCHES)),)),
+    _implement(IMPLEMENTATION, {2}, wires=False, extra=(does(create(PATCHER, '"""Nothing is tuned."""\n')),)),
+)
 TESTS_NOTHING = _script(
     "scripted: tests that test nothing", *(_test(f"{TESTS_OF_NOTHING}\n\n# Round {round_}.\n", rounds={round_}) for round_ in range(1, 4))
 )

@@ -5,7 +5,7 @@ import pytest
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.job import Check, Limits
 from supervisor.pipeline.definition import Stage
-from supervisor.stages.quality import QUALITY_BYTES_MAX, checks_for, checks_of_tests
+from supervisor.stages.quality import QUALITY_BYTES_MAX, checks_for, checks_of_tests, signatures_python
 from tests.fakes.memory_tree import Link, MemoryTree
 
 
@@ -167,3 +167,28 @@ def test_a_link_in_its_place_is_no_file():
     tree = MemoryTree({"quality.toml": Link("/etc/passwd")})
 
     assert checks_for(tree, Stage(name="validate", role="validate"))[0].argv == ("pytest",)
+
+
+@pytest.mark.parametrize(
+    ("text", "python"),
+    [
+        ("", ("python",)),
+        ('[quality_checks]\ntest_runner = "uv run pytest"\n', ("uv", "run", "python")),
+        ('[quality_checks]\nsignatures = true\ntests = "python3.12 -m pytest"\n', ("python3.12",)),
+        ('[quality_checks]\nsignatures = "uv run python"\n', ("uv", "run", "python")),
+        ("[quality_checks]\nsignatures = false\n", None),
+    ],
+)
+def test_signatures_are_read_by_the_python_of_the_tests_or_the_one_that_is_named(text: str, python: tuple[str, ...] | None):
+    """`signatures` is no check of the repository's own."""
+    stage = Stage(name="validate", role="validate")
+
+    assert signatures_python(MemoryTree({"quality.toml": text}), stage) == python
+    assert "signatures" not in [check.name for check in the_checks(text)]
+
+
+@pytest.mark.parametrize("value", ["3", "{command = 'python'}", "'python && x'", "''"])
+def test_signatures_that_name_no_python_are_refused(value: str):
+    """At the run's intake, where the checks are read."""
+    with pytest.raises(ConfigError, match=r"quality_checks\.signatures"):
+        the_checks(f"[quality_checks]\nsignatures = {value}\n")
