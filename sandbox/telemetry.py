@@ -32,6 +32,9 @@ PAYLOAD_BYTES_MAX = 900_000
 """Of one request before it is compressed: then it fits into a message (1 MiB) whatever is in it."""
 SHORTEST_NS = 1_000
 """What a span lasts at least: Jaeger puts a warning at one that ends where it begins."""
+APART_S = 2e-6
+"""Between two spans of which one follows the other: Jaeger counts in microseconds, and leaves out of its critical path what ends just
+where the next begins."""
 
 
 @dataclass(frozen=True)

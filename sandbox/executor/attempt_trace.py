@@ -26,7 +26,7 @@ from sandbox.gateway.registries.proxy import FetchReport
 from sandbox.gateway.session import Session
 from sandbox.gateway.tally import CallReport
 from sandbox.runtime.container_spec import Exit, OnStep, Sandbox, Step, unheard
-from sandbox.telemetry import Attribute, Context, OpenSpan
+from sandbox.telemetry import APART_S, Attribute, Context, OpenSpan
 
 _T = TypeVar("_T")
 
@@ -101,7 +101,7 @@ class AttemptTrace:
                 start=start,
                 attributes={"andon.queue.unpublished_s": round(published - start, 3)},
             )
-            wait.end(max(published, self._started_at))
+            wait.end(max(published, self._started_at) - APART_S)
 
     @contextmanager
     def span(self, name: str, attributes: Mapping[str, Attribute] | None = None) -> Iterator[OpenSpan | None]:
@@ -132,7 +132,7 @@ class AttemptTrace:
     def _past(self, name: str, parent: OpenSpan | None, start: float, end: float) -> None:
         """Make a span of what is over; without a parent, none."""
         if parent is not None:
-            self._below(parent, name, start).end(max(start, end))
+            self._below(parent, name, start).end(max(start, end - APART_S))
 
     def _below(
         self,

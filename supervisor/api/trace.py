@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanKind
 
 from sandbox.contract.ids import attempt_path, process_span_id, program_span_id, queue_span_id, span_id
 from sandbox.contract.result import Outcome
-from sandbox.telemetry import Attribute, Context, Spans
+from sandbox.telemetry import APART_S, Attribute, Context, Spans
 from supervisor.pipeline.events import (
     AnyEvent,
     AttemptEnded,
@@ -102,12 +102,12 @@ class RunTrace:
 
     def _step(self, run: RunState, name: str, event: AnyEvent, attributes: dict[str, Attribute]) -> None:
         """What the supervisor did between two events; after a restart, when the first is not known, an instant."""
-        start = min(self._since.get(run.run_id, event.at), event.at)
+        start = min(self._since.get(run.run_id, event.at) + APART_S, event.at)
         own_id = span_id(f"{run.run_id}#{event.seq}")
         span = self._spans.start(
             name, trace_id=run.trace_id, parent=span_id(run.run_id), span_id=own_id, start=start, attributes=attributes
         )
-        span.end(event.at)
+        span.end(event.at - APART_S)
 
     def _attempts(self, run: RunState, job: JobState, run_ended_at: float | None = None) -> None:
         """Make the stage spans of a job's attempts, each once; at the run's end also of those nobody heard the end of."""
@@ -216,7 +216,7 @@ class RunTrace:
             trace_id=run.trace_id,
             parent=parent.span_id,
             span_id=span_id(f"{path}#result"),
-            start=min(ended.ended_at, arrived_at),
+            start=min(ended.ended_at + APART_S, arrived_at),
             attributes={"cicd.worker.id": ended.executor, "andon.outcome": ended.outcome.value},
         )
         delivery.end(arrived_at)
@@ -228,7 +228,7 @@ class RunTrace:
             trace_id=run.trace_id,
             parent=parent.span_id,
             span_id=span_id(f"{job.job_id}#gate"),
-            start=start,
+            start=start + APART_S,
             attributes={"andon.stage.name": job.stage, "andon.verdict": job.verdict or "", "andon.gate.findings": len(job.findings)},
         )
         if job.commit is not None:

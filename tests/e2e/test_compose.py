@@ -74,9 +74,9 @@ class Stack:
         told = dict(word.split("=", 1) for word in done.stdout.removeprefix("export ").split())
         return Line(self.home, told)
 
-    def down(self) -> None:
-        """Do what `make down ARGS=--volumes` does."""
-        self._fleet("down", "--volumes", timeout_s=DOWN_S)
+    def down(self, *, forget: bool = True) -> None:
+        """Do what `make down` does, with ARGS=--volumes if everything is to be forgotten."""
+        self._fleet("down", *(["--volumes"] if forget else []), timeout_s=DOWN_S)
 
     def compose(self, *arguments: str) -> str:
         """Return what `docker compose` says of it."""
@@ -118,7 +118,7 @@ def test_the_compose_files_are_clean(compose: str):
 
 
 def test_three_executors_in_containers_land_a_run_in_the_users_repository(compose: str, provider: Provider, tmp_path: Path):
-    """As a newcomer does it: up, look at the fleet, run, look at the trace, down; and nothing is left."""
+    """As a newcomer does it: up, look at the fleet, run, look at the trace, down and up (it is still there), down; nothing is left."""
     with running(compose, tmp_path, provider) as (stack, line):
         ports = _published(stack)
         wait_until(lambda: _ready(line) == EXECUTORS, "three executors have joined", JOIN_S)
@@ -131,8 +131,18 @@ def test_three_executors_in_containers_land_a_run_in_the_users_repository(compos
         assert branch.strip() == done.result["commit"]
         assert {attempt["executor"] for job in done.result["stages"] for attempt in job["attempts"]} <= EXECUTORS
         assert len(provider.server.calls()) > 0
-        assert 'cicd_pipeline_run_duration_seconds_count{cicd_pipeline_name="feature"' in _metrics(stack.pages)
-        wait_until(lambda: "RUN feature" in _root_spans(stack.jaeger, done.result["trace_id"]), "the trace is in Jaeger", TRACE_S)
+        assert 'cicd_pipeline_run_duration_seconds_count{cicd_pipeline_name="feature"' in _get(stack.pages, "/metrics")
+        trace = done.result["trace_id"]
+        assert done.result["trace_url"] == f"http://127.0.0.1:{stack.jaeger}/trace/{trace}"
+        wait_until(lambda: _is_whole(stack.jaeger, trace), "the trace is in Jaeger", TRACE_S)
+        assert "Landed: " in _get(stack.pages, f"/runs/{done.result['run_id']}")
+        before = _spans(stack.jaeger, trace)
+
+        stack.down(forget=False)
+        again = stack.up()
+
+        assert _spans(stack.jaeger, trace) == before
+        assert again.andon("status", done.result["run_id"], "--json").result["state"] == "landed"
 
     assert ports
     assert set(ports) == {"127.0.0.1"}
@@ -152,21 +162,28 @@ def _ready(line: Line) -> set[str]:
     return {row["executor"] for row in rows if row["standing"] == "ready" and not any("quota" in each for each in row["missing"])}
 
 
-def _metrics(port: int) -> str:
-    """Return what Prometheus would read."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+def _get(port: int, path: str) -> str:
+    """Return a page of the supervisor's: its metrics, or a run's."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
         return str(answer.read().decode())
 
 
-def _root_spans(port: int, trace_id: str) -> set[str]:
-    """Return the names of a trace's spans without a parent, as Jaeger's query API tells them."""
+def _is_whole(port: int, trace_id: str) -> bool:
+    """Return whether Jaeger has the root and nothing whose parent it has not."""
+    spans = _spans(port, trace_id)
+    known = {span_id for span_id, _, _ in spans}
+    return {name for _, parent, name in spans if parent not in known} == {"RUN feature"}
+
+
+def _spans(port: int, trace_id: str) -> set[tuple[str, str, str]]:
+    """Return id, parent and name of a trace's spans, as Jaeger's query API tells them."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v3/traces/{trace_id}", timeout=10) as answer:
             resources = json.load(answer)["result"]["resourceSpans"]
     except urllib.error.HTTPError:  # not there yet
         return set()
     spans = [span for resource in resources for scope in resource["scopeSpans"] for span in scope["spans"]]
-    return {span["name"] for span in spans if not span.get("parentSpanId")}
+    return {(span["spanId"], span.get("parentSpanId", ""), span["name"]) for span in spans}
 
 
 def _left(stack: Stack) -> list[str]:

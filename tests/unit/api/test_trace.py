@@ -14,6 +14,9 @@ from supervisor.pipeline.run import RunState
 from tests.fakes.run_events import RUN, Story, conflict, failed, happy, rework, until_implement
 from tests.fakes.traces import SeenTrace
 
+AT_ONCE_S = 1e-5
+"""Less than this between two spans is no time; it is there, because a viewer takes two that touch for overlapping."""
+
 
 def told(*lives: Sequence[ev.AnyEvent]) -> SeenTrace:
     """Follow a log in one or more supervisors, each folding what came before its own events first."""
@@ -60,14 +63,14 @@ def test_the_time_between_two_stages_is_the_supervisors():
 
     for stage in trace.named("stage "):
         (before,) = trace.named(f"dispatch {stage.name.removeprefix('stage ')}")
-        assert before.end == stage.start
-        assert before.start in {trace.roots[0].start, *(each.end for each in trace.spans)}
+        assert 0 < stage.start - before.end < AT_ONCE_S
+        assert any(0 < before.start - end < AT_ONCE_S for end in (trace.roots[0].start, *(each.end for each in trace.spans)))
         (delivery,) = [child for child in trace.named("result delivery") if child.parent_id == stage.span_id]
         (gate,) = [child for child in trace.named("gate ") if child.parent_id == stage.span_id]
-        assert delivery.end == pytest.approx(gate.start, abs=2e-6)  # these clocks stand still, and no span lasts nothing
+        assert 0 < gate.start - delivery.end < AT_ONCE_S
         assert stage.start <= delivery.start
     (commit,) = trace.named("commit")
-    assert commit.start == trace.named("stage docs")[0].end
+    assert 0 < commit.start - trace.named("stage docs")[0].end < AT_ONCE_S
 
 
 def test_a_supervisor_that_goes_on_after_a_crash_makes_the_same_spans():
