@@ -16,11 +16,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from sandbox.bus import Connection
 from sandbox.bus.assets import EXPORT_BYTES_MAX, EXPORT_TURN_S, SUPERVISOR
-from sandbox.bus.export_buffer import BufferFull, ExportBuffer
+from sandbox.bus.export_buffer import Buffered, BufferFull, ExportBuffer
+from sandbox.bus.lifetimes import Tasks
 from sandbox.contract import subjects
+from sandbox.contract.errors import BrokerError
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.telemetry import Spans
 from supervisor.api.export import Exporter, exporting
+from supervisor.api.export.collector import Collector as Collectors
+from supervisor.api.export.delivery import Delivery
+from supervisor.api.export.endpoint import Endpoint
 from supervisor.api.export.outbox import Outbox
 from supervisor.api.trace_sink import TraceSink
 from supervisor.store.broker.embedded import EmbeddedBroker
@@ -87,6 +92,10 @@ def a_closed_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _no_drop(_why: str, _spans: int) -> None:
+    raise AssertionError("nothing is to be dropped here")
 
 
 async def test_every_span_reaches_the_collector_before_the_exporter_ends(site: Site) -> None:
@@ -180,8 +189,8 @@ async def test_what_was_told_of_before_a_kill_is_exported_after_it(site: Site) -
     async with collecting() as collector:
         async with site.exporting(to(collector)) as exporter:
             site.tell(exporter, "early")
-        site.tell(Outbox(site.file_of, ExportBuffer(site.connection), lambda _why, _spans: None), "late")
-        site.tell(Outbox(site.file_of, ExportBuffer(site.connection), lambda _why, _spans: None), "other", run=OTHER)
+        site.tell(Outbox(site.file_of, ExportBuffer(site.connection), _no_drop), "late")
+        site.tell(Outbox(site.file_of, ExportBuffer(site.connection), _no_drop), "other", run=OTHER)
         assert collector.names == ["early"]
 
         async with site.exporting(to(collector)):
@@ -279,6 +288,38 @@ async def test_a_broker_that_goes_away_ends_no_export(tmp_path: Path) -> None:
             await wait_until(lambda: collector.names == ["before", "meanwhile"], "the second is there", 30)
 
 
+class Flaky(ExportBuffer):
+    """A buffer whose broker is away at the first try of each call."""
+
+    tries = 0
+
+    async def put(self, payload: bytes, dedupe: str) -> None:
+        self._fail()
+        await super().put(payload, dedupe)
+
+    async def take(self, messages_max: int, bytes_max: int, wait_s: float) -> list[Buffered]:
+        self._fail()
+        return await super().take(messages_max, bytes_max, wait_s)
+
+    def _fail(self) -> None:
+        self.tries += 1
+        if self.tries <= 2:
+            raise BrokerError("away")
+
+
+async def test_a_call_the_broker_does_not_answer_is_made_again(site: Site) -> None:
+    """On the way into the buffer, and on the way out."""
+    buffer = Flaky(site.connection)
+    outbox = Outbox(site.file_of, buffer, _no_drop, again_s=0.01)
+    site.tell(outbox, "stage spec")
+    async with collecting() as collector, Collectors.open(Endpoint(collector.url)) as there:
+        delivery = Delivery(buffer, there, _no_drop, pause_s=0.01)
+        async with Tasks.open() as tasks:
+            for work in (outbox.run(), delivery.run()):
+                tasks.start(work)
+            await wait_until(lambda: collector.names == ["stage spec"], "it is there", 10)
+
+
 async def test_spans_a_collector_leaves_out_are_counted(site: Site) -> None:
     """It took the request, so it is not sent again."""
     async with collecting() as collector:
@@ -317,7 +358,7 @@ async def test_what_finds_no_room_in_the_buffer_waits_in_the_runs_file(site: Sit
         for message in await buffer.take(9, 1 << 20, 1.0):
             await message.done()
         await buffer.put(b"x" * 90_000, "again")
-        outbox = Outbox(site.file_of, buffer, lambda _why, _spans: None, again_s=0.01)
+        outbox = Outbox(site.file_of, buffer, _no_drop, again_s=0.01)
         site.tell(outbox, *(f"stage {number}" for number in range(50)))
         putting = asyncio.create_task(outbox.run())
         with pytest.raises(TimeoutError):

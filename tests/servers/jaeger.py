@@ -83,8 +83,8 @@ class Jaeger:
 
 
 @contextlib.contextmanager
-def jaeger() -> Iterator[Jaeger]:
-    """Run a new, empty server with the configuration we ship for as long as the context lasts.
+def jaeger(otlp_port: int | None = None) -> Iterator[Jaeger]:
+    """Run a new, empty server with the configuration we ship for as long as the context lasts; it takes OTLP at a free port by default.
 
     Raises:
         NotHereError: It cannot be built here.
@@ -93,6 +93,7 @@ def jaeger() -> Iterator[Jaeger]:
     directory = Path(tempfile.mkdtemp(prefix="andon-jaeger-"))
     try:
         ports = _free_ports(3)
+        ports[1] = otlp_port or ports[1]
         configuration = directory / "config.yaml"
         configuration.write_text(yaml.safe_dump(_configuration(directory, *ports)))
         with (
