@@ -49,6 +49,8 @@ class AttemptTrace:
         self._ran = (started_at, started_at)
         """When the program inside began and ended."""
         self._booted_at = started_at
+        self._called_at: float | None = None
+        """When the first model call began."""
         self._exit: Exit | None = None
 
     @contextmanager
@@ -201,11 +203,14 @@ class AttemptTrace:
                 self._life(span, session)
 
     def _life(self, program: OpenSpan, session: Session) -> None:
-        """Show what of the program's time is neither a model call nor a tool: until it is heard of, and after it has submitted."""
+        """Show what of the program's time is not work: until it is heard of, until it begins, after it has submitted."""
         begun, ended = self._ran
         self._booted_at = max(begun, session.first_byte_at or begun)
         if session.first_byte_at is not None:
             self._past("agent boot", program, begun, self._booted_at)
+        firsts = [at for at in (self._called_at, self._relay.first_at if self._relay else None) if at is not None]
+        if firsts:
+            self._past("agent prepare", program, self._booted_at, min(*firsts, ended))
         if session.submitted_at is not None:
             self._past("agent exit", program, session.submitted_at, ended)
 
@@ -232,6 +237,7 @@ class AttemptTrace:
 
     def on_call(self, report: CallReport) -> None:
         """Take one settled model call; the gateway calls this."""
+        self._called_at = self._called_at or report.started_at
         if self._program is not None:
             chat_span(self._host.gateway_spans, self._program.context, report)
 
@@ -259,7 +265,7 @@ class AttemptTrace:
             start = min(max(report.exit.started_at, begun), ended)
             attributes: dict[str, Attribute] = {"andon.check.name": report.name, "andon.check.passed": code == 0}
             if is_first:
-                self._past("checks prepare", self._program, min(self._booted_at, start), start)
+                self._past("agent prepare", self._program, min(self._booted_at, start), start)
             is_first = False
             given = check_span_id(self._program.context.span_id, report.name)
             span = self._below(self._program, f"check {report.name}", start, attributes, None if given in made else given)

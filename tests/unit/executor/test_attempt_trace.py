@@ -18,6 +18,7 @@ from sandbox.executor.attempt_trace import AttemptTrace
 from sandbox.executor.config import Host
 from sandbox.executor.sandboxed import running_sandbox
 from sandbox.executor.slots import Slot
+from sandbox.gateway.tally import CallReport
 from sandbox.runtime.container_spec import Exit, LastWords, OnStep, Sandbox, SlotSpec, unheard
 from sandbox.telemetry import Context
 from tests.fakes.gateway import open_gateway
@@ -159,12 +160,31 @@ async def test_the_time_before_and_after_a_programs_work_is_named(tmp_path: Path
             account.trace.checks(tuple(CheckReport(name=name, exit=ended(name, started_at)) for name in ("tests", "lint")))
         trace = made(account.trace)
 
-    (boot,), (prepare,), (exit_span,) = (trace.named(name) for name in ("agent boot", "checks prepare", "agent exit"))
+    (boot,), (prepare,), (exit_span,) = (trace.named(name) for name in ("agent boot", "agent prepare", "agent exit"))
     (program,) = trace.named("run spec checks")
     assert {boot.parent_id, prepare.parent_id, exit_span.parent_id} == {program.span_id}
     assert program.start <= boot.start <= boot.end < prepare.start <= exit_span.start <= exit_span.end
     assert 0 < prepare.start - boot.end < AT_ONCE_S
     assert 0 < trace.named("check tests")[0].start - prepare.end < AT_ONCE_S
+
+
+async def test_an_agent_prepares_until_its_first_call_or_span(tmp_path: Path):
+    """Whichever came first; what a sandbox says of its own start is bounded by what we saw."""
+    async with an_account(tmp_path, Engine()) as (_, _, account), open_gateway(tmp_path, None, policy=None) as gateway:
+        with account.trace.processing(), account.trace.invoking(Box(), gateway.session):
+            await gateway.get("/healthz")
+            called_at = time.time()
+            for started_at in (called_at, called_at + 1):
+                account.trace.on_call(a_call(started_at))
+        trace = made(account.trace)
+
+    (prepare,) = trace.named("agent prepare")
+    assert 0 <= called_at - prepare.end < AT_ONCE_S
+    assert prepare.start >= trace.named("agent boot")[0].end
+
+
+def a_call(started_at: float) -> CallReport:
+    return CallReport(turn=1, model="m", output_tokens_max=1, is_replay=True, traceparent="", started_at=started_at, ended_at=started_at)
 
 
 def ended(name: str, started_at: float) -> CheckExit:
