@@ -71,8 +71,8 @@ def _hangs_together(trace: SeenTrace) -> None:
     users = [span for span in trace.spans if span.service == "andon-user"]
     (by_tool, by_check) = sorted((span for span in users if span.name == "pytest"), key=lambda span: span.start)
     tools = sorted(trace.named("execute_tool bash"), key=lambda span: span.start)
-    assert trace.parent(by_tool) in tools
-    assert by_tool.attributes["container.id"] == tools[0].attributes["container.id"]
+    (tool,) = [each for each in tools if each == trace.parent(by_tool)]
+    assert by_tool.attributes["container.id"] == tool.attributes["container.id"]
     assert _name(trace.parent(by_check)) == "check tests"
     tests = {each.name: trace.parent(each) for each in users if each.name.startswith("tests/")}
     assert tests["tests/test_greeting.py::test_a_person_is_greeted"] == by_check

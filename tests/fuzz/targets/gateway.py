@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.contract.price import shipped_prices
@@ -217,7 +218,7 @@ def _users_body() -> list[bytes]:
         times = {"start_time_unix_nano": int(1_010e9), "end_time_unix_nano": int(1_020e9)}
         span = scope.spans.add(trace_id=bytes.fromhex(_PARENT.trace_id), span_id=own, parent_span_id=parent, name="test_a", **times)
         span.attributes.add(key="http.response.status_code").value.int_value = 200
-        span.status.code = 2
+        span.status.code = Status.STATUS_CODE_ERROR
     return [request.SerializeToString()]
 
 

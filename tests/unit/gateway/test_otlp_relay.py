@@ -202,3 +202,15 @@ def test_a_body_of_very_many_values_is_counted_and_not_read(relayed: Relayed) ->
 
     assert len(relayed.made()) == 1
     assert (relayed.relay.accepted, relayed.relay.dropped) == (1, 1)
+
+
+def test_a_program_that_stood_by_imports_from_the_attempts_beginning_on(relayed: Relayed) -> None:
+    """Its imports began before; a tool call that did is none of this attempt's."""
+    early: dict[str, Any] = {"startTimeUnixNano": str(int(900e9)), "endTimeUnixNano": str(int(1_002e9))}
+    relayed.relay.take(body(a_span(name="agent import", **early), a_span(**early)))
+
+    (made,) = relayed.made()
+
+    assert (made["name"], made["start"], made["end"], made["parent"]) == ("agent import", BEGUN, 1_002.0, PARENT.span_id)
+    assert {name for name in made if "." in name} == {"container.id"}
+    assert relayed.relay.dropped == 1

@@ -146,7 +146,7 @@ def test_a_tree_hangs_below_its_check_once_that_was_made(relayed: Relayed) -> No
 @pytest.mark.abuse("P03")
 def test_no_orphan_is_left_when_a_parent_never_comes(relayed: Relayed) -> None:
     """A tool that was killed, a check that was not run, a circle, a span that is its own parent: below the program's span at the end."""
-    relayed.users_send(a_span("of-a-killed-tool", "a" * 16, TOOL), a_span("child", "b" * 16, "a" * 16))
+    relayed.users_send(a_span("child", "b" * 16, "a" * 16), a_span("of-a-killed-tool", "a" * 16, TOOL))
     relayed.users_send(a_span("of-a-check-not-run", "c" * 16, CHECK))
     relayed.users_send(a_span("circle-1", "d" * 16, "e" * 16), a_span("circle-2", "e" * 16, "d" * 16))
     relayed.users_send(a_span("its-own", "f" * 16, "f" * 16))
