@@ -23,10 +23,10 @@ from sandbox.contract.errors import BrokerError
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.telemetry import Spans
 from supervisor.api.export import Exporter, exporting
+from supervisor.api.export.backlog import Backlog
 from supervisor.api.export.collector import Collector as Collectors
 from supervisor.api.export.delivery import Delivery
 from supervisor.api.export.endpoint import Endpoint
-from supervisor.api.export.outbox import Outbox
 from supervisor.api.trace_sink import TraceSink
 from supervisor.store.broker.embedded import EmbeddedBroker
 from tests.fakes.gateway import wait_until
@@ -51,7 +51,7 @@ class Site:
         """Return all runs."""
         return sorted(path.name for path in self.root.iterdir())
 
-    def tell(self, exporter: Exporter | Outbox | None, *names: str, run: str = RUN) -> float:
+    def tell(self, exporter: Exporter | Backlog | None, *names: str, run: str = RUN) -> float:
         """Store spans, each by itself; return the seconds it took."""
         assert exporter is not None
         sink = TraceSink(self.file_of, exporter.expect)
@@ -189,8 +189,8 @@ async def test_what_was_told_of_before_a_kill_is_exported_after_it(site: Site) -
     async with collecting() as collector:
         async with site.exporting(to(collector)) as exporter:
             site.tell(exporter, "early")
-        site.tell(Outbox(site.file_of, ExportBuffer(site.connection), _no_drop), "late")
-        site.tell(Outbox(site.file_of, ExportBuffer(site.connection), _no_drop), "other", run=OTHER)
+        site.tell(Backlog(site.file_of, ExportBuffer(site.connection), _no_drop), "late")
+        site.tell(Backlog(site.file_of, ExportBuffer(site.connection), _no_drop), "other", run=OTHER)
         assert collector.names == ["early"]
 
         async with site.exporting(to(collector)):
@@ -310,12 +310,12 @@ class Flaky(ExportBuffer):
 async def test_a_call_the_broker_does_not_answer_is_made_again(site: Site) -> None:
     """On the way into the buffer, and on the way out."""
     buffer = Flaky(site.connection)
-    outbox = Outbox(site.file_of, buffer, _no_drop, again_s=0.01)
-    site.tell(outbox, "stage spec")
+    backlog = Backlog(site.file_of, buffer, _no_drop, again_s=0.01)
+    site.tell(backlog, "stage spec")
     async with collecting() as collector, Collectors.open(Endpoint(collector.url)) as there:
         delivery = Delivery(buffer, there, _no_drop, pause_s=0.01)
         async with Tasks.open() as tasks:
-            for work in (outbox.run(), delivery.run()):
+            for work in (backlog.run(), delivery.run()):
                 tasks.start(work)
             await wait_until(lambda: collector.names == ["stage spec"], "it is there", 10)
 
@@ -358,13 +358,13 @@ async def test_what_finds_no_room_in_the_buffer_waits_in_the_runs_file(site: Sit
         for message in await buffer.take(9, 1 << 20, 1.0):
             await message.done()
         await buffer.put(b"x" * 90_000, "again")
-        outbox = Outbox(site.file_of, buffer, _no_drop, again_s=0.01)
-        site.tell(outbox, *(f"stage {number}" for number in range(50)))
-        putting = asyncio.create_task(outbox.run())
+        backlog = Backlog(site.file_of, buffer, _no_drop, again_s=0.01)
+        site.tell(backlog, *(f"stage {number}" for number in range(50)))
+        putting = asyncio.create_task(backlog.run())
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(outbox.wait_empty(), 0.5)
+            await asyncio.wait_for(backlog.wait_empty(), 0.5)
         (message,) = await buffer.take(1, 1, 1.0)
         await message.done()
-        await asyncio.wait_for(outbox.wait_empty(), 10)
+        await asyncio.wait_for(backlog.wait_empty(), 10)
         putting.cancel()
         assert await buffer.waiting() == 50

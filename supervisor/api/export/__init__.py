@@ -1,6 +1,6 @@
 """Spans of runs to an OTLP/HTTP collector, through a buffer that outlives supervisor and collector; never in a run's way (ADR 28).
 
-trace files -> outbox -> stream EXPORT -> delivery -> collector
+trace files -> backlog -> stream EXPORT -> delivery -> collector
 """
 
 from supervisor.api.export.exporter import Exporter, exporting

@@ -12,10 +12,10 @@ from sandbox.bus.export_buffer import ExportBuffer
 from sandbox.bus.lifetimes import Tasks, completed
 from sandbox.contract.errors import BrokerError, ConfigError
 from sandbox.log import Log
+from supervisor.api.export.backlog import Backlog
 from supervisor.api.export.collector import Collector
 from supervisor.api.export.delivery import Delivery
 from supervisor.api.export.endpoint import Endpoint
-from supervisor.api.export.outbox import Outbox
 
 log = Log(__name__)
 
@@ -27,14 +27,14 @@ LOOK_S: Final = 0.02
 class Exporter:
     """What a supervisor tells of its runs' trace files."""
 
-    def __init__(self, outbox: Outbox, dropped: Counter[str]) -> None:
-        self._outbox = outbox
+    def __init__(self, backlog: Backlog, dropped: Counter[str]) -> None:
+        self._backlog = backlog
         self.dropped = dropped
         """Spans that will never be exported, by why: refused, rejected, too_large."""
 
     def expect(self, run_id: str) -> None:
         """Note that a run's file is about to grow; returns at once."""
-        self._outbox.expect(run_id)
+        self._backlog.expect(run_id)
 
 
 @asynccontextmanager
@@ -62,16 +62,16 @@ async def exporting(
         dropped[why] += spans
 
     buffer = ExportBuffer(connection)
-    outbox = Outbox(file_of, buffer, drop)
+    backlog = Backlog(file_of, buffer, drop)
     async with Collector.open(endpoint) as collector, Tasks.open() as tasks:
         delivery = Delivery(buffer, collector, drop)
-        for work in (outbox.recall(run_ids()), outbox.run(), delivery.run()):
+        for work in (backlog.recall(run_ids()), backlog.run(), delivery.run()):
             tasks.start(work)
         try:
-            yield Exporter(outbox, dropped)
+            yield Exporter(backlog, dropped)
         finally:
             if not connection.is_lost:
-                await completed(_emptied(outbox, buffer, delivery), STOP_S)
+                await completed(_emptied(backlog, buffer, delivery), STOP_S)
 
 
 def _endpoint(environment: Mapping[str, str]) -> Endpoint | None:
@@ -85,10 +85,10 @@ def _endpoint(environment: Mapping[str, str]) -> Endpoint | None:
     return endpoint
 
 
-async def _emptied(outbox: Outbox, buffer: ExportBuffer, delivery: Delivery) -> None:
+async def _emptied(backlog: Backlog, buffer: ExportBuffer, delivery: Delivery) -> None:
     """Wait until the collector has everything, or takes nothing."""
     with suppress(BrokerError):
-        await outbox.wait_empty()
+        await backlog.wait_empty()
         while True:
             if delivery.failures or not await buffer.waiting():
                 return

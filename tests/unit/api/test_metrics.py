@@ -8,7 +8,7 @@ from pathlib import Path
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sandbox.contract.figures import Figures
+from sandbox.contract.figures import FIGURE_ATTRIBUTES, Figures
 from sandbox.contract.ids import job_id, span_id, trace_id
 from sandbox.contract.result import Outcome
 from sandbox.contract.wire import Heartbeat
@@ -201,6 +201,14 @@ def test_a_run_that_is_not_sampled_tells_metrics_the_same() -> None:
         return told([], metrics=metrics)
 
     assert told_by(sampled=False) == told_by(sampled=True) != told([])
+
+
+def test_all_that_is_read_of_a_span_is_among_the_figures() -> None:
+    """Else a run that is not sampled would count otherwise."""
+    read = re.findall(r'said\.get\("([^"]+)"', (ROOT / "supervisor/api/metrics.py").read_text())
+
+    assert len(read) > 3
+    assert set(read) == set(FIGURE_ATTRIBUTES)
 
 
 def test_the_time_of_a_lost_attempt_counts_also_without_its_span() -> None:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import pytest
+
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.figures import Figures
 from sandbox.contract.ids import attempt_path, process_span_id, span_id, trace_id
@@ -125,3 +127,18 @@ async def test_of_a_run_that_is_not_sampled_no_span_leaves(tmp_path: Path):
     told = [each for payload in broker.telemetry for each in Figures.model_validate_json(payload).figures]
     assert [each.name for each in told] == ["workspace prepare", "process andon.job.default"]
     assert all(each.seconds > 0 for each in told)
+
+
+async def test_a_host_whose_sdk_is_disabled_makes_no_span_and_works_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """OTEL_SDK_DISABLED of an executor: nothing is told, nothing breaks."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    broker = MemoryBroker()
+    link = Flaky(broker, "ex1", ("default",))
+    async with a_host(tmp_path, link) as host:
+        account = Account(host, DELIVERY, GRANT, host.slots.slots[0])
+        with account.trace.processing(), account.trace.span("workspace prepare"):
+            pass
+        result = await account.result(Ending(Outcome.SUBMITTED))
+
+    assert result.outcome is Outcome.SUBMITTED
+    assert list(broker.telemetry) == []

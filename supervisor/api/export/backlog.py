@@ -1,4 +1,4 @@
-"""Puts what runs' trace files hold into the buffer, each line once; the files are the outbox, so a kill at any moment loses no span.
+"""Puts what runs' trace files hold into the buffer, each line once; it comes from the files alone, so that a kill loses no span.
 
 Beside a run's file, `trace.exported` holds how many of its bytes are in the buffer. It is written after the buffer has them: a kill
 between the two puts a line twice, which the buffer knows by its spans' ids.
@@ -43,7 +43,7 @@ class _Payload(NamedTuple):
     """Where in the file its line ends; None: another part of the line follows."""
 
 
-class Outbox:
+class Backlog:
     """The runs whose files hold more than the buffer."""
 
     def __init__(self, file_of: Callable[[str], Path], buffer: Buffer, drop: Callable[[str, int], None], again_s: float = AGAIN_S) -> None:
