@@ -5,7 +5,6 @@ Its first instruction connects to the gateway and asks; everything slow is impor
 
 import os
 import sys
-import time
 
 from sandbox.inside import gateway_client
 
@@ -21,11 +20,10 @@ def main(root: str = "/") -> None:
     status = 1
     try:
         pending = gateway_client.ask_assignment(os.path.join(root, "gw/gateway.sock"))  # noqa: PTH118 - pathlib costs start time
-        asked_ns = time.time_ns()
         forbid_inspection()
         from sandbox.inside.program import run  # pydantic: imported while the gateway answers
 
-        status = run(root, pending, asked_ns)
+        status = run(root, pending)
     except gateway_client.GatewayError as error:
         sys.stderr.write(f"andon: {error}\n")
     except BaseException:  # noqa: BLE001 - the last frame: whatever it was, it has to be in the log before os._exit
