@@ -24,7 +24,6 @@ CLOCK_SLACK_S = 1.0
 GIVEN_ID = "andon.sandbox.span_id"
 """The id a user's code knows its span by, e.g. in its own log."""
 
-
 _TOOL = re.compile(r"execute_tool ([a-z0-9_.-]{1,80})|agent import")
 _WORD = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 """Strings are identifiers, never text: no prompt and no key travels in one by accident."""
