@@ -208,9 +208,9 @@ class AttemptTrace:
         self._booted_at = max(begun, session.first_byte_at or begun)
         if session.first_byte_at is not None:
             self._past("agent boot", program, begun, self._booted_at)
-        firsts = [at for at in (self._called_at, self._relay.first_at if self._relay else None) if at is not None]
-        if firsts:
-            self._past("agent prepare", program, self._booted_at, min(*firsts, ended))
+        # Our own agent says itself what it does until its first call (`agent import`).
+        if self._called_at is not None and self._job.agent is not None and self._job.agent.driver.kind != "builtin":
+            self._past("agent prepare", program, self._booted_at, min(self._called_at, ended))
         if session.submitted_at is not None:
             self._past("agent exit", program, session.submitted_at, ended)
 
