@@ -54,6 +54,11 @@ class Jaeger:
             return SeenTrace([])
         return SeenTrace.of_documents([found["result"]])
 
+    def warnings(self, trace_id: str) -> list[tuple[str, str]]:
+        """Return span and text of each warning its page puts beside a trace's spans."""
+        (trace,) = self._get(f"/api/traces/{trace_id}", {})["data"]
+        return [(span["operationName"], text) for span in trace["spans"] for text in span.get("warnings") or ()]
+
     def find(self, service: str, attributes: dict[str, str], minutes: int = 60) -> set[str]:
         """Return the ids of the traces with one span of this service that has all these attributes."""
         now = time.time()
@@ -83,14 +88,18 @@ class Jaeger:
 
 
 @contextlib.contextmanager
-def jaeger(otlp_port: int | None = None) -> Iterator[Jaeger]:
-    """Run a new, empty server with the configuration we ship for as long as the context lasts; it takes OTLP at a free port by default.
+def jaeger(otlp_port: int | None = None, directory: Path | None = None) -> Iterator[Jaeger]:
+    """Run a server with the configuration we ship for as long as the context lasts.
+
+    Args:
+        otlp_port: Where it takes OTLP; None: at a free port.
+        directory: Where it keeps its traces, which stay; None: it is new and empty, and leaves nothing.
 
     Raises:
         NotHereError: It cannot be built here.
     """
     program = _program()
-    directory = Path(tempfile.mkdtemp(prefix="andon-jaeger-"))
+    kept, directory = directory, directory or Path(tempfile.mkdtemp(prefix="andon-jaeger-"))
     try:
         ports = _free_ports(3)
         ports[1] = otlp_port or ports[1]
@@ -112,7 +121,8 @@ def jaeger(otlp_port: int | None = None) -> Iterator[Jaeger]:
                 except subprocess.TimeoutExpired:
                     process.kill()
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        if kept is None:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _program() -> Path:
