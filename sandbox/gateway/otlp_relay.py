@@ -24,7 +24,10 @@ CLOCK_SLACK_S = 1.0
 GIVEN_ID = "andon.sandbox.span_id"
 """The id a user's code knows its span by, e.g. in its own log."""
 
-_TOOL = re.compile(r"execute_tool ([a-z0-9_.-]{1,80})|agent import")
+IMPORT = "agent import"
+"""What the program does between its boot and its first step."""
+
+_TOOL = re.compile(rf"execute_tool ([a-z0-9_.-]{{1,80}})|{IMPORT}")
 _WORD = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 """Strings are identifiers, never text: no prompt and no key travels in one by accident."""
 _SPAN_ID = re.compile(r"(?!0{16})[0-9a-f]{16}")
@@ -141,6 +144,8 @@ class OtlpRelay:
     def _life_of(self, given: GivenSpan) -> tuple[float, float] | None:
         """Return a span's start and end, None if it is of another trace, or outside the container's life."""
         start, end, now = given.start_ns / 1e9, given.end_ns / 1e9, self._now()
+        if given.name == IMPORT:  # a program that stood by had begun before; what counts is its part of this attempt
+            start = max(start, self._started_at)
         if given.trace_id != self._parent.trace_id or not self._started_at - CLOCK_SLACK_S <= start <= end <= now + CLOCK_SLACK_S:
             return None
         # The slack is for clocks that are corrected meanwhile; in the trace a child lies inside its parent.

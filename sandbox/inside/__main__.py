@@ -5,6 +5,7 @@ Its first instruction connects to the gateway and asks; everything slow is impor
 
 import os
 import sys
+import time
 
 from sandbox.inside import gateway_client
 
@@ -20,10 +21,11 @@ def main(root: str = "/") -> None:
     status = 1
     try:
         pending = gateway_client.ask_assignment(os.path.join(root, "gw/gateway.sock"))  # noqa: PTH118 - pathlib costs start time
+        asked_ns = time.time_ns()
         forbid_inspection()
         from sandbox.inside.program import run  # pydantic: imported while the gateway answers
 
-        status = run(root, pending)
+        status = run(root, pending, asked_ns)
     except gateway_client.GatewayError as error:
         sys.stderr.write(f"andon: {error}\n")
     except BaseException:  # noqa: BLE001 - the last frame: whatever it was, it has to be in the log before os._exit

@@ -4,6 +4,7 @@
 of replies comes after the request is on its way.
 """
 
+import select
 import socket
 import time
 
@@ -31,6 +32,11 @@ def ask_assignment(path: str) -> socket.socket:
         connection.close()
         raise GatewayError(f"the gateway at {path} hung up: {error}") from error
     return connection
+
+
+def has_answered(pending: socket.socket) -> bool:
+    """Return whether an answer has begun to arrive."""
+    return bool(select.select([pending], [], [], 0)[0])
 
 
 def wait_assignment(path: str, pending: socket.socket) -> bytes:

@@ -2,6 +2,7 @@
 
 import socket
 import sys
+import time
 import traceback
 
 from sandbox.contract.job import Assignment, Submission
@@ -11,15 +12,24 @@ from sandbox.inside.packages import installing
 from sandbox.inside.paths import Paths, base_environment
 
 
-def run(root: str, pending: socket.socket) -> int:
-    """Do what the assignment says and deliver the submission; return the exit status, 0 if it was accepted."""
+def run(root: str, pending: socket.socket, asked_ns: int) -> int:
+    """Do what the assignment says and deliver the submission; return the exit status, 0 if it was accepted.
+
+    Args:
+        root: As of `__main__.main`.
+        pending: Where the assignment will come.
+        asked_ns: Unix time of the request for it; what was imported since then took the attempt's time, if the answer is there already.
+    """
     paths = Paths.below(root)
     gateway = str(paths.gateway)
-    assignment = Assignment.model_validate_json(gateway_client.wait_assignment(gateway, pending))
+    was_there = gateway_client.has_answered(pending)
+    answer = gateway_client.wait_assignment(gateway, pending)
+    began_ns = asked_ns if was_there else time.time_ns()
+    assignment = Assignment.model_validate_json(answer)
     self_destruct.arm(assignment.self_destruct_s)
     say(f"{assignment.kind} {assignment.job_id} attempt {assignment.attempt}")
     try:
-        submission = _work(assignment, paths)
+        submission = _work(assignment, paths, began_ns)
     except Exception as error:  # noqa: BLE001 - whatever broke, the executor gets to know it by a submission rather than by silence
         traceback.print_exc()
         submission = Submission(status="error", summary=ascii(error)[:2_000])
@@ -28,7 +38,7 @@ def run(root: str, pending: socket.socket) -> int:
     return 0
 
 
-def _work(assignment: Assignment, paths: Paths) -> Submission:
+def _work(assignment: Assignment, paths: Paths, began_ns: int) -> Submission:
     # Tools and checks that trace themselves find where their spans belong (env carrier of the W3C); each is given a context of its own.
     context = {"TRACEPARENT": assignment.traceparent} if assignment.traceparent else {}
     environment = base_environment(paths) | assignment.tool_env | context
@@ -44,7 +54,7 @@ def _work(assignment: Assignment, paths: Paths) -> Submission:
             case "agent":
                 from sandbox.inside.agent.start import run_agent  # imports the SDK: only for an agent, never for checks
 
-                return run_agent(assignment, paths, ready, repository, say)
+                return run_agent(assignment, paths, ready, repository, say, began_ns)
             case "checks":
                 from sandbox.inside.checks.runner import run_checks
 

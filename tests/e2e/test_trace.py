@@ -156,7 +156,7 @@ def test_every_stage_is_there_with_what_its_executor_did(happy: tuple[Finished, 
         assert program.attributes["container.id"] == stage["attempts"][0]["container_id"]
         assert program.attributes["process.exit.code"] == 0
         ran = [child.name.split()[0] for child in trace.spans if child.parent_id == program.span_id]
-        assert ran.count("agent") == (3 if program.name.startswith("run ") else 4)  # boot, prepare, exit; checks import no SDK
+        assert ran.count("agent") == 3  # boot, import by itself or preparation by what we saw, exit
         assert {"check"} < set(ran) if program.name.startswith("run ") else {"chat", "execute_tool"} < set(ran)
 
 

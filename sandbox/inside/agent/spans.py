@@ -61,7 +61,7 @@ class ToolSpans:
         self._send(f"execute_tool {tool}", call, _attributes(tool, call_id, turn, result))
 
     def record_import(self, started_ns: int) -> None:
-        """Send what the program needed from its assignment to its first step: its imports, above all of the SDK."""
+        """Send what the program needed until its first step: its imports, above all of the SDK."""
         self._send("agent import", Call(os.urandom(8).hex(), "", started_ns), [])
 
     def _send(self, name: str, call: Call, attributes: list[dict[str, object]]) -> None:

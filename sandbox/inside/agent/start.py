@@ -1,7 +1,6 @@
 """Puts one agent together from its assignment: client, tools, conversation; not its loop."""
 
 import gc
-import time
 from collections.abc import Callable
 from contextlib import closing
 
@@ -19,13 +18,13 @@ def run_agent(
     environment: dict[str, str],
     repository: PrivateRepository,
     say: Callable[[str], None],
+    began_ns: int,
 ) -> Submission:
-    """Run the assignment's agent to its end.
+    """Run the assignment's agent to its end; `began_ns` is when the program had nothing to wait for any more, in Unix time.
 
     Raises:
         ValueError: The assignment holds no agent.
     """
-    begun_ns = time.time_ns()
     spec = assignment.agent
     if spec is None:
         raise ValueError(f"assignment {assignment.job_id} is of kind agent and names none")
@@ -54,5 +53,5 @@ def run_agent(
     ):
         model = Model(client, spec, tools.definitions)
         loop = Loop(spec, model, tools, transcript, wall_s=assignment.wall_s, say=say, spans=spans)
-        spans.record_import(begun_ns)
+        spans.record_import(began_ns)
         return loop.run()

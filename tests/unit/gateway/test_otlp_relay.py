@@ -213,3 +213,13 @@ def test_the_import_of_the_program_is_a_span_of_it(relayed: Relayed) -> None:
     assert (made["name"], made["parent"]) == ("agent import", PARENT.span_id)
     assert {name for name in made if "." in name} == {"container.id"}
     assert relayed.relay.dropped == 1
+
+
+def test_a_program_that_stood_by_imports_from_the_attempts_beginning_on(relayed: Relayed) -> None:
+    """Its imports began before; a tool call that did is none of this attempt's."""
+    early: dict[str, Any] = {"startTimeUnixNano": str(int(900e9)), "endTimeUnixNano": str(int(1_002e9))}
+    relayed.relay.take(body(a_span(name="agent import", **early), a_span(**early)))
+
+    (made,) = relayed.made()
+
+    assert (made["start"], made["end"], relayed.relay.dropped) == (BEGUN, 1_002.0, 1)
