@@ -13,6 +13,7 @@ from benchmarks import (
     many_runs,
     proof,
     stack_at_rest,
+    tracing,
     worktree,
 )
 
@@ -24,6 +25,7 @@ MEASURES = {
     "gateway-rate": gateway_rate.measure,
     "cold-start": cold_start.measure,
     "proof": proof.measure,
+    "tracing": tracing.measure,
     "stack": stack_at_rest.measure,
     "many-runs": many_runs.measure,
     "fleet": fleet.measure,
