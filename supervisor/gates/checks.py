@@ -99,7 +99,7 @@ def _name(id_: str) -> str:
 
 def _incomplete(check: CheckEvidence) -> list[str]:
     """Return why a check's run is no evidence at all."""
-    command = " ".join(check.argv)
+    command = " ".join(check.argv) + (" (importing the locked modules)" if check.report == "signatures" else "")
     if not check.said:
         return [f"`{command}` did not end before the stage did: it hangs, or the stage's wall clock or memory is too small"]
     if check.exit_code is None:

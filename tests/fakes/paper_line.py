@@ -28,7 +28,7 @@ from supervisor.pipeline.load import default_pipeline
 from supervisor.pipeline.machine import apply, pending
 from supervisor.pipeline.run import JobState, RunState
 from tests.fakes.memory_bus import MemoryBroker, MemoryExecutorLink, MemorySupervisorLink
-from tests.fakes.real_checks import run_pytest
+from tests.fakes.real_checks import run_import, run_pytest
 from tests.fakes.repositories import run_git, write_files
 
 RUN = "01jd8m6w2x"
@@ -155,7 +155,8 @@ class PaperLine:
         files = await self.mirror.inspect([spec.base_commit], _texts)
         reports = []
         for check in spec.checks:
-            ended, report = run_pytest(self.directory / f"{spec.job_id}-{number}", files)
+            place = self.directory / f"{spec.job_id}-{number}"
+            ended, report = run_import(place / check.name, files, check) if check.to_import is not None else run_pytest(place, files)
             ref = None if report is None else await self.put(spec, number, f"report-{check.name}", report)
             reports.append(CheckReport(name=check.name, exit=ended.model_copy(update={"name": check.name}), report=ref))
         return a_result(spec, number, reports=tuple(reports), submission=Submission(status="checked", exits=()))

@@ -147,6 +147,23 @@ async def test_a_wrong_line_is_found_and_reworked_with_the_failures_and_the_diff
         assert "feedback.md" not in line.bundles[f"{RUN}-implement-1"]
 
 
+async def test_a_signature_that_another_module_changes_is_found_and_reworked(tmp_path: Path):
+    """Its text is as it was locked and the tests are green; the import in validate is compared with that of the stubs in the red-check."""
+    patch = "import limits\n_allow = limits.allow\nlimits.allow = lambda calls, more=0: _allow(calls)\n"
+    patched = Work({"limits.py": f"{GOOD}\nimport _patch as _patch\n", "_patch.py": patch})
+    honest = Work({"limits.py": GOOD, "_patch.py": "NOTHING = None\n"})
+    async with paper_line(tmp_path, BASE) as line:
+        run = await line.play(plays(implement={1: patched, 2: honest}))
+
+    assert run.state == "landed", run.end_reason
+    first, second = (job for job in run.jobs.values() if job.stage == "validate")
+    assert [(each.check, each.message) for each in first.findings] == [
+        ("signatures", "limits.py: `allow` is locked as `def (calls: int) -> bool`, and after the import it is `def (calls, more = 0)`")
+    ]
+    assert second.verdict == "pass"
+    assert not any("signatures" in note for note in second.notes)
+
+
 async def test_tests_that_test_nothing_are_reworked_and_then_stop_the_line(tmp_path: Path):
     """Green on the stubs shows nothing; the third round without red ends it."""
     vacuous = Work({"tests/test_limits.py": "def test_req_001_1_a():\n    pass\n\n\ndef test_req_001_2_b():\n    pass\n"})
@@ -284,6 +301,11 @@ def start(line: PaperLine, spec: JobSpec) -> None:
     line.append(ev.AttemptStarted.model_validate({"run_id": RUN, "at": 0} | about))
 
 
+def of_tests(verdict: ev.JobJudged) -> str:
+    """Return the finding about the tests: a result that holds their report alone lacks another."""
+    return next(each.message for each in verdict.findings if each.check == "tests")
+
+
 async def judged(line: PaperLine, spec: JobSpec, **result: object) -> ev.JobJudged:
     """Return the verdict on a result that an executor made up."""
     start(line, spec)
@@ -358,7 +380,7 @@ async def test_work_stored_by_another_attempt_does_not_count(tmp_path: Path):
 
         verdict = await judged(line, spec, commit=commit, git_bundle=ref)
 
-        assert "was not stored by this attempt" in verdict.findings[0].message
+        assert "was not stored by this attempt" in of_tests(verdict)
 
 
 async def test_a_green_report_of_another_stage_is_no_evidence(tmp_path: Path):
@@ -373,7 +395,7 @@ async def test_a_green_report_of_another_stage_is_no_evidence(tmp_path: Path):
         )
 
         assert verdict.verdict == "fail"
-        assert "was not stored by this attempt" in verdict.findings[0].message
+        assert "was not stored by this attempt" in of_tests(verdict)
 
 
 async def test_a_report_that_says_it_is_huge_is_not_fetched(tmp_path: Path):
@@ -384,7 +406,7 @@ async def test_a_report_that_says_it_is_huge_is_not_fetched(tmp_path: Path):
 
         verdict = await judged(line, spec, reports=(CheckReport(name="tests", exit=red_exit(), report=huge),))
 
-        assert "1073741824 bytes" in verdict.findings[0].message
+        assert "1073741824 bytes" in of_tests(verdict)
 
 
 async def test_checks_that_ran_out_of_time_fail_with_a_reason(tmp_path: Path):
