@@ -1,6 +1,7 @@
 """The way of a user's spans: an address from the start, a process from the first connection, and a context for each tool call and check."""
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -27,13 +28,18 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def work_of_children() -> int:
+    """Return what grows with every child that ended, however short its life was: pages it touched."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+
+
 def port_of(variables: dict[str, str]) -> int:
     return int(variables["OTEL_EXPORTER_OTLP_ENDPOINT"].removeprefix("http://127.0.0.1:"))
 
 
 def test_who_does_not_trace_starts_no_process(tmp_path: Path) -> None:
     """There are the variables, and a listener; the end leaves neither thread nor file."""
-    before, files, threads = children(), open_files(), threading.active_count()
+    before, files, threads, ran = children(), open_files(), threading.active_count(), work_of_children()
 
     with taking_spans(tmp_path / "s") as variables:
         assert children() == before
@@ -43,7 +49,7 @@ def test_who_does_not_trace_starts_no_process(tmp_path: Path) -> None:
             "OTEL_LOGS_EXPORTER": "none",
         }
 
-    assert (open_files(), threading.active_count()) == (files, threads)
+    assert (open_files(), threading.active_count(), work_of_children()) == (files, threads, ran)
 
 
 def test_the_first_connection_starts_the_forwarder_and_is_served_by_it(tmp_path: Path) -> None:
