@@ -109,7 +109,7 @@ PROBES = (
         "another trace's span, a model call, a time to come",
         ("spans.passed",),
     ),
-    Probe("cross-job-limits", _APART, "one job takes all inotify instances of its user", ("neighbour.limits",)),
+    Probe("cross-job-limits", _APART, "one job takes all inotify instances and pipe buffers of its user", ("neighbour.limits",)),
     Probe("cross-job-network", _APART, "one job connects to the other", ("neighbour.network",)),
     Probe("cross-job-files", _APART, "one job looks for the other's mark on disk", ("neighbour.files",)),
     Probe("agent-pin", _OWN, "a tool calls the model and submits", ("pin.model", "pin.submit"), about="peers"),
