@@ -4,15 +4,19 @@ The text of a locked interface is compared on the host (`interface_lock`). What 
 import, is read here: kinds, parameters and defaults of what is really bound.
 """
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sandbox.contract.model import Frozen
 
 REPORT_BYTES_MAX = 4 << 20
 PATHS_MAX = 500
 """Modules of each sort that one check imports."""
+
+SHAPES_DEPTH_MAX = 12
+"""Shapes in shapes: what is read is never deeper, and what is forged would be compared and stored by recursion."""
 
 ShapeKind = Literal["function", "class", "property", "static method", "class method", "object", "value"]
 ParameterKind = Literal["positional-only", "positional", "var-positional", "keyword-only", "var-keyword"]
@@ -79,3 +83,17 @@ class SignatureReport(Frozen):
     alone: Reading
     with_others: Reading | None = None
     """None: there was no other module."""
+
+    @model_validator(mode="after")
+    def _is_shallow(self) -> Self:
+        shapes = list(self._outermost())
+        for _ in range(SHAPES_DEPTH_MAX):
+            shapes = [inner for shape in shapes for inner in (*shape.inner, *shape.members.values())]
+        if shapes:
+            raise ValueError(f"shapes are nested deeper than {SHAPES_DEPTH_MAX}")
+        return self
+
+    def _outermost(self) -> Iterator[Shape]:
+        for reading in (self.alone, self.with_others):
+            for module in reading.modules.values() if reading is not None else ():
+                yield from module.names.values()

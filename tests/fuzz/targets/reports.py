@@ -1,13 +1,18 @@
-"""Reports of tools that ran in a sandbox: JUnit XML, SARIF, and the evidence made of them."""
+"""Reports of what ran in a sandbox: JUnit XML, SARIF, signatures, and the evidence made of them."""
 
+import hashlib
 import json
 from contextlib import suppress
 
+from sandbox.contract.interface_lock import lock_interface
 from sandbox.contract.job import Check, CheckExit
 from sandbox.contract.result import CheckReport
+from sandbox.contract.signatures import ToImport
 from supervisor.gates.evidence import Evidence, read_evidence
 from supervisor.gates.junit import BadReport, parse_junit
 from supervisor.gates.sarif import BadSarif, parse_sarif
+from supervisor.gates.signatures import with_signatures
+from supervisor.gates.verdict import Judgement
 from tests.fuzz.target import Target
 
 _JUNIT = b"""<?xml version="1.0" encoding="utf-8"?>
@@ -63,10 +68,40 @@ def _evidence(data: bytes) -> None:
     assert Evidence.model_validate_json(evidence.model_dump_json()) == evidence
 
 
+def _signatures(data: bytes) -> None:
+    """Whatever was read at an import, it is compared, told within bounds, stored and read again."""
+    check = Check(name="signatures", argv=("python",), report="signatures", to_import=ToImport(locked=("limit.py",)), timeout_s=1)
+    end = CheckExit(name="signatures", exit_code=0, duration_s=1.0, report_sha256=hashlib.sha256(data).hexdigest())
+    evidence = read_evidence([check], [CheckReport(name="signatures", exit=end)], {"signatures": data})
+    said = with_signatures(Judgement(), evidence, None, [_LOCK], is_wanted=True)
+    assert all(len(each.message) <= 8_000 for each in said.findings)
+    assert said.findings or evidence.checks["signatures"].problem or json.loads(data)["alone"]["modules"]["limit.py"]
+    assert Evidence.model_validate_json(evidence.model_dump_json()) == evidence
+
+
+_LIMIT = b"class Limit:\n    def allow(self, n: int = 1) -> bool: ...\n\ndef wait() -> None: ...\n"
+_LOCK, _ = lock_interface({"limit.py": (None, _LIMIT)})
+_FUNCTION = {
+    "kind": "function",
+    "parameters": [{"name": "self", "kind": "positional"}, {"name": "n", "kind": "positional", "default": "1"}],
+}
+_IMPORTED = {
+    "names": {
+        "wait": {"kind": "function", "returns": "None", "inner": [{"kind": "object", "type": "a.B", "claims": "c"}]},
+        "Limit": {
+            "kind": "class",
+            "bases": ["object"],
+            "members": {"allow": _FUNCTION, "size": {"kind": "property", "inner": [_FUNCTION]}},
+        },
+    }
+}
+_READ = {"alone": {"modules": {"limit.py": _IMPORTED}}, "with_others": {"modules": {"limit.py": _IMPORTED}, "failed": {"a.py": "no"}}}
+
 TARGETS = (
     Target(
         "junit", _junit, lambda: [_JUNIT], (b"<testcase ", b"<!DOCTYPE a [<!ENTITY a 'b'>]>", b"&a;", b"&#0;", b"<![CDATA[", b"/>", b"E   ")
     ),
     Target("sarif", _sarif, lambda: [json.dumps(_SARIF).encode()]),
+    Target("signatures", _signatures, lambda: [json.dumps(_READ).encode()], (b'"inner":[', b'"kind":"class",', b'"members":{"a":')),
     Target("evidence", _evidence, lambda: [_JUNIT, json.dumps(_SARIF).encode()]),
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from sandbox.contract.blob import BlobRef, Bucket, input_bucket
 from sandbox.contract.errors import ConfigError
 from sandbox.contract.job import JobSpec
+from sandbox.contract.signatures import ToImport
 from sandbox.contract.task_bundle import TaskBundle
+from sandbox.git import ANDON
 from sandbox.mirror import Mirror
 from supervisor.delivery import snapshot
 from supervisor.dispatch import Dispatcher
@@ -19,7 +22,7 @@ from supervisor.pipeline.definition import Stage
 from supervisor.pipeline.load import load_pipeline
 from supervisor.pipeline.machine import apply
 from supervisor.pipeline.run import RunState
-from tests.fakes.line_driver import RUN, a_blob, accepted
+from tests.fakes.line_driver import RUN, LineDriver, a_blob, accepted
 from tests.fakes.memory_bus import MemoryBroker, MemorySupervisorLink
 from tests.fakes.repositories import run_git, sample_repository, write_files
 
@@ -58,9 +61,9 @@ class Bench:
         self.run = run
         self.dispatcher = Dispatcher(mirror, link, OneBrief(), models={"alias": "claude-haiku-5-5"})
 
-    async def job(self, stage: str, role: str, kind: str = "agent") -> JobSpec:
+    async def job(self, stage: str, role: str, kind: str = "agent", commit: str | None = None) -> JobSpec:
         """Prepare a job and return what is stored."""
-        values = {"stage": stage, "role": role, "round": 2, "kind": kind, "base_commit": self.run.intent.base_commit}
+        values = {"stage": stage, "role": role, "round": 2, "kind": kind, "base_commit": commit or self.run.intent.base_commit}
         event = await self.dispatcher.prepare(self.run, Dispatch.model_validate(values))
         assert (event.job_id, event.role, event.round) == (f"{RUN}-{stage}-2", role, 2)
         return JobSpec.model_validate_json(await self.link.get_blob(event.spec))
@@ -115,6 +118,36 @@ async def test_a_checks_job_has_no_agent_and_may_write_nothing(tmp_path: Path):
     for job in jobs:
         assert (job.agent, job.task_bundle, job.cassette, job.record) == (None, None, None, False)
         assert not job.scope.patterns
+
+
+_THREE = "{name: i, role: interface}, {name: m, role: implement, depends_on: [i]}, {name: v, role: validate, depends_on: [m]}"
+LOCKING = f"pipeline: {{stages: [{_THREE}]}}"
+
+
+@pytest.mark.parametrize(
+    "quality", ["", "signatures = false\n", 'signatures = "python3.12"\ntests = {command = "pytest", sealed = true}\n']
+)
+async def test_where_python_is_locked_validate_imports_it_first(tmp_path: Path, quality: str):
+    """The locked modules, then the other changed ones; sealed as the tests are. The base commit may name the Python, or want none."""
+    async with a_bench(tmp_path, {"quality.toml": f"[quality_checks]\n{quality}"}, LOCKING) as bench:
+        mirror, base = await Mirror.open(tmp_path / "mirror.git"), bench.run.intent.base_commit
+        make = partial(mirror.commit_files, message="m", author=ANDON, committer=ANDON, at=1)
+        locked = await make(base, {"limit.py": b"def f(): ...\n", "web/a.ts": b"", "tests/test_a.py": b""})
+        done = await make(locked, {"limit.py": b"def f(): pass\n", "more.py": b"", "__main__.py": b"", "docs/conf.py": b""})
+        driver = LineDriver(load_pipeline(LOCKING, "x"), base_commit=base)
+        driver.do("i", commit=locked)
+        bench.run = driver.run
+        job = await bench.job("v", "validate", "checks", done)
+        baseline = await bench.job("baseline", "baseline", "checks")
+
+    assert [check.name for check in baseline.checks] == ["tests"]
+    if "false" in quality:
+        assert [check.name for check in job.checks] == ["tests"]
+        return
+    ours, tests = job.checks
+    assert (ours.name, ours.report, ours.is_tests, ours.tests_scope) == ("signatures", "signatures", False, tests.tests_scope)
+    assert ours.argv == (("python3.12",) if quality else ("python",))
+    assert ours.to_import == ToImport(locked=("limit.py",), others=("more.py",))
 
 
 async def test_a_replayed_agent_gets_the_cassette(tmp_path: Path):
