@@ -66,11 +66,11 @@ class Desk:
     async def claim(self, request: ClaimRequest) -> ClaimReply:
         """Answer a claim."""
         self.claims.append(request)
-        if request.token is not None:
+        if request.goes_on or request.token == self.token:
             known = self.knows_tokens and request.token == self.token
             return self._granted() if known else ClaimReply(decision="busy", reason="another has it")
         self.attempts += 1
-        self.token = secrets.token_hex(8)
+        self.token = request.token
         return self._granted()
 
     async def budget(self, request: BudgetRequest) -> BudgetReply:
