@@ -70,6 +70,24 @@ async def test_checks_install_with_pip_and_use_what_they_installed(
     assert control.fetched.requests == 0
 
 
+@pytest.mark.slow
+@pytest.mark.root
+@pytest.mark.parametrize("engine", ["runsc"], indirect=True)
+async def test_checks_install_with_pip_under_gvisor(
+    tmp_path: Path, docker_runtime: DockerRuntime, agent_image: str, packages: PackageSource
+):
+    """The way to the package routes is a socket on 127.0.0.1, which a sandbox of gVisor has too."""
+    install = a_check("install", "pip", "install", "--retries", "0", "six")
+    async with a_fleet(tmp_path, single(submit("done"))) as fleet, an_executor(fleet, docker_runtime, agent_image, Pace(), packages):
+        of_checks = {"kind": "checks", "agent": None, "scope": WriteScope(), "role": "validate", "checks": (install,)}
+        await fleet.link.publish_job(fleet.job(**of_checks, network="registries", runtime="runsc"), "job")
+        result = await fleet.result(240)
+
+    assert exits(result)["install"][0] == 0, exits(result)
+    assert [line.split("-")[0] for line in result.fetched.files] == ["pip six"]
+    assert any(line.startswith("no agent pin: under runsc") for line in result.sandbox.missing), "positive control: it ran under gVisor"
+
+
 async def test_an_agents_tool_installs_what_is_listed_and_nothing_else(
     tmp_path: Path, docker_runtime: DockerRuntime, agent_image: str, packages: PackageSource
 ):
