@@ -61,8 +61,8 @@ class Backlog:
         self._again_s = again_s
         self._due: dict[str, None] = {}
         self._changed = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self.is_empty = True
+        """Whether everything is in the buffer."""
 
     def expect(self, run_id: str) -> None:
         """Note that a run's file is about to grow; that it is to be exported is on disk before its first span is."""
@@ -98,15 +98,11 @@ class Backlog:
                     await asyncio.sleep(self._again_s)
                 except OSError as error:
                     log.warning("spans.unexported", "the run's trace cannot be read", error=error, run_id=run_id)
-            self._empty.set()
-
-    async def wait_empty(self) -> None:
-        """Wait until everything is in the buffer."""
-        await self._empty.wait()
+            self.is_empty = True
 
     def _add(self, run_id: str) -> None:
         self._due[run_id] = None
-        self._empty.clear()
+        self.is_empty = False
         self._changed.set()
 
     async def _put_some(self, run_id: str) -> bool:

@@ -88,8 +88,7 @@ def _endpoint(environment: Mapping[str, str]) -> Endpoint | None:
 async def _emptied(backlog: Backlog, buffer: ExportBuffer, delivery: Delivery) -> None:
     """Wait until the collector has everything, or takes nothing."""
     with suppress(BrokerError):
-        await backlog.wait_empty()
-        while True:
-            if delivery.failures or not await buffer.waiting():
+        while not delivery.failures:
+            if backlog.is_empty and not await buffer.waiting():
                 return
             await asyncio.sleep(LOOK_S)
