@@ -58,7 +58,7 @@ class ToolSpans:
     def record(self, name: str, call_id: str, turn: int, call: Call, result: ToolResult) -> None:
         """Send a call that ended now; its arguments and its output stay here."""
         tool = name if _NAME.fullmatch(name) else "unknown"
-        self._send(f"execute_tool {tool}", call, _attributes(tool, call_id, turn, result))
+        self._send(f"execute_tool {tool}", call, _attributes(call_id, turn, result))
 
     def record_import(self, started_ns: int) -> None:
         """Send what the program needed until its first step: its imports, above all of the SDK."""
@@ -130,10 +130,8 @@ def _document(trace: str, parent: str, name: str, call: Call, attributes: list[d
     return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
 
 
-def _attributes(tool: str, call_id: str, turn: int, result: ToolResult) -> list[dict[str, object]]:
+def _attributes(call_id: str, turn: int, result: ToolResult) -> list[dict[str, object]]:
     attributes = [
-        _text("gen_ai.operation.name", "execute_tool"),
-        _text("gen_ai.tool.name", tool),
         _text("gen_ai.tool.call.id", call_id[:100]),
         _number("andon.agent.turn", turn),
         _number("andon.tool.output.bytes", len(result.text.encode("utf-8", "replace"))),

@@ -81,6 +81,7 @@ async def test_a_tool_call_is_a_span_with_its_exit_code_and_without_its_text(tra
     assert (values["process.exit.code"], values["andon.agent.turn"], values["gen_ai.tool.call.id"]) == (7, 1, "toolu_01")
     assert values["andon.tool.output.bytes"] == len("the secret output")
     assert "secret" not in str(made)
+    assert traced.relay.attributes_dropped == 0, "nothing is sent that is not taken"
 
 
 @pytest.mark.parametrize(
