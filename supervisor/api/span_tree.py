@@ -3,16 +3,16 @@
 What is not in the file because it has not ended is taken from the run's state: the run itself, and the attempts that are going on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from sandbox.contract.ids import attempt_path, span_id
+from sandbox.contract.ids import attempt_path, process_span_id, program_span_id, span_id
 from supervisor.api.inert import inert_line
 from supervisor.api.report import duration
 from supervisor.api.span_lines import spans_of
-from supervisor.pipeline.run import JobState, RunState
+from supervisor.pipeline.run import AttemptState, JobState, RunState
 
 FILE_BYTES_MAX: Final = 256 << 20
 LOOSE: Final = "(below something that has not ended)"
@@ -67,9 +67,9 @@ def trace_tree(path: Path, run: RunState) -> Node:
         parents[node.span_id] = parent
     root = nodes.get(span_id(run.run_id)) or Node(span_id(run.run_id), f"RUN {run.pipeline.name}", run.accepted_at, run.ended_at)
     nodes[root.span_id] = root
-    for node in _going_on(run):
+    for node, parent in _going_on(run, set(parents.values())):
         if nodes.setdefault(node.span_id, node) is node:
-            parents[node.span_id] = root.span_id
+            parents[node.span_id] = parent
     loose = Node("", LOOSE, 0.0, None)
     for identity, parent in parents.items():
         if identity != root.span_id:
@@ -116,7 +116,7 @@ def words_of(seconds: float) -> str:
     """Return a span of time for a person: milliseconds below a second."""
     if seconds < _FEW_S:
         return "0"
-    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else duration(seconds) if seconds >= 60 else f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.0f} ms" if seconds < 0.9995 else duration(seconds) if seconds >= 60 else f"{seconds:.1f} s"
 
 
 def bar_of(node: Node, root: Node, now: float, width: int) -> str:
@@ -138,17 +138,26 @@ def unended(root: Node) -> list[Node]:
     return found
 
 
-def _going_on(run: RunState) -> Iterator[Node]:
+def _going_on(run: RunState, named: Collection[str]) -> Iterator[tuple[Node, str]]:
+    """Yield what has not ended, with its parent's id; of an attempt's insides only what a span that has ended names as its parent."""
     for job in run.jobs.values():
         for attempt in job.attempts:
             if attempt.ended is None and run.ended_at is None:
-                yield _attempt(run, job, attempt.attempt, attempt.started_at, attempt.executor)
+                yield from _attempt(run, job, attempt, named)
 
 
-def _attempt(run: RunState, job: JobState, attempt: int, started_at: float, executor: str) -> Node:
-    path = attempt_path(run.run_id, job.stage, job.round, attempt)
-    about = {"andon.attempt": attempt, "andon.round": job.round, "cicd.worker.id": executor}
-    return Node(span_id(path), f"stage {job.stage}", job.dispatched_at if attempt == 1 else started_at, None, about)
+def _attempt(run: RunState, job: JobState, attempt: AttemptState, named: Collection[str]) -> Iterator[tuple[Node, str]]:
+    path = attempt_path(run.run_id, job.stage, job.round, attempt.attempt)
+    about = {"andon.attempt": attempt.attempt, "andon.round": job.round, "cicd.worker.id": attempt.executor}
+    start = job.dispatched_at if attempt.attempt == 1 else attempt.started_at
+    yield Node(span_id(path), f"stage {job.stage}", start, None, about), span_id(run.run_id)
+    stage = next((each for each in run.pipeline.stages if each.name == job.stage), None)
+    process, program = process_span_id(path), program_span_id(path)
+    if {process, program} & set(named):
+        yield Node(process, f"process andon.job.{stage.pool if stage else 'default'}", attempt.started_at, None), span_id(path)
+    if program in named:
+        name = f"invoke_agent {stage.agent or stage.name}" if stage and job.kind == "agent" else f"run {job.stage} checks"
+        yield Node(program, name, attempt.started_at, None), process
 
 
 def _flatten(root: Node) -> None:

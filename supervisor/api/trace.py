@@ -151,6 +151,8 @@ class RunTrace:
             span.event("finding", {"andon.check.name": finding.check, "message": finding.message[:500]}, at=job.judged_at)
         if attempt.attempt == 1:
             self._send(run, job, span.context)
+        else:
+            self._retry_wait(run, job, attempt, path)
         if attempt.ended is not None and attempt.ended.result is None and run.state not in FINAL:  # else `_finish` does
             self._reap(run, job, attempt, ended_at)
         if last and attempt.ended is not None and job.judged_at is not None:
@@ -208,6 +210,21 @@ class RunTrace:
             )
             program.end(at, error_type="executor_lost")
         process.end(at, error_type="executor_lost")
+
+    def _retry_wait(self, run: RunState, job: JobState, attempt: AttemptState, path: str) -> None:
+        """The time between an attempt and the next one: the pause before it is tried again, and the wait for an executor."""
+        before = next((each.ended for each in job.attempts if each.attempt == attempt.attempt - 1), None)
+        if before is None:
+            return
+        wait = self._spans.start(
+            "retry wait",
+            trace_id=run.trace_id,
+            parent=span_id(run.run_id),
+            span_id=span_id(f"{path}#wait"),
+            start=min(before.ended_at + APART_S, attempt.started_at),
+            attributes={"andon.stage.name": job.stage, "andon.attempt": attempt.attempt, "andon.retry.after": before.outcome.value},
+        )
+        wait.end(attempt.started_at - APART_S)
 
     def _delivery(self, run: RunState, parent: Context, path: str, ended: AttemptEnded, arrived_at: float) -> None:
         """The way of the result: from its executor, which keeps, stores and publishes it, into the log; hosts' clocks may differ."""

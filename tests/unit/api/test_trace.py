@@ -109,6 +109,22 @@ def killed_and_again() -> Iterable[ev.AnyEvent]:
     return story.landed().log
 
 
+def test_the_time_between_two_attempts_is_named():
+    """It is the pause before a retry and the wait for an executor, and else it would be nobody's."""
+    story = Story().accepted().dispatched("spec").started("spec").ended("spec", outcome=Outcome.KILLED)
+    story.at += 7.0
+    story.started("spec", attempt=2).ended("spec", attempt=2).judged("spec").landed()
+
+    trace = told(story.log)
+
+    (wait,), (first, second) = trace.named("retry wait"), trace.named("stage spec")
+    assert trace.faults() == []
+    assert 0 < wait.start - first.end < AT_ONCE_S
+    assert 0 < second.start - wait.end < AT_ONCE_S
+    assert wait.end - wait.start > 7.0
+    assert (wait.attributes["andon.attempt"], wait.attributes["andon.retry.after"]) == (2, "killed")
+
+
 def test_a_retry_is_linked_to_the_attempt_before_it():
     """An attempt whose container died stays visible, as an error."""
     trace = told(list(killed_and_again()))

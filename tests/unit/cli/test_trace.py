@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.contract.ids import attempt_path, span_id, trace_id
+from sandbox.contract.ids import attempt_path, program_span_id, span_id, trace_id
 from sandbox.contract.result import Outcome
 from sandbox.telemetry import Spans
 from supervisor.api.run_files import files_of
@@ -71,7 +71,7 @@ def test_a_run_is_drawn_from_its_root_to_its_calls(andon: CommandLine) -> None:
         "│  ├─ queue wait",
         "│  ├─ send andon.job.default",
     ]
-    root, first, call, second = lines[0], lines[3], lines[6], lines[8]
+    root, first, call, second = lines[0], lines[3], lines[6], next(line for line in lines if "stage spec, attempt 2" in line)
     assert root.split()[2:5] == ["9.0", "s", "$0.0044"]
     assert root.endswith("█" * 24)
     assert first.endswith("lost")
@@ -133,6 +133,25 @@ def test_of_a_run_that_goes_on_it_tells_what_is_running(andon: CommandLine) -> N
     assert [line.split()[2] for line in whole if line.endswith("running") and "stage" in line] == ["implement"]
     assert [line.split("  ")[0] for line in only[:2]] == ["RUN feature", "└─ stage implement"]
     assert not any("stage spec" in line for line in only)
+
+
+def test_what_a_running_agent_has_done_hangs_where_it_will_be(andon: CommandLine) -> None:
+    """Its calls have ended, what they are in has not: the ids of that are known, so nothing hangs in the air."""
+    log = until_implement(Story()).dispatched("implement").started("implement").log
+    spans, path = Spans("andon-gw", "1"), attempt_path(RUN, "implement", 1, 1)
+    call = spans.start("chat claude-sonnet-5-5", trace_id=trace_id(RUN), parent=program_span_id(path), start=log[-1].at)
+    call.end(log[-1].at + 0.5)
+    keep(andon, log, spans)
+
+    lines = [re.split(r"(?<=\w) {2,}", line)[0].lstrip("│ ") for line in andon("trace").out.splitlines()]
+
+    at = lines.index("└─ stage implement")
+    assert lines[at + 1 : at + 4] == [
+        "└─ process andon.job.default",
+        "└─ invoke_agent implement",
+        "└─ chat claude-sonnet-5-5",
+    ]
+    assert not any("has not ended" in line for line in lines)
 
 
 def test_the_object_is_the_same_tree(andon: CommandLine) -> None:
