@@ -2,8 +2,8 @@
 
 Locked are the symbols an interface added or changed against its base (DECISIONS G7): parameters, defaults, annotations,
 decorators, async, bases, class attributes, `__all__`, and the imports their headers mean. A later stage may fill bodies, add
-imports, `_private` names and files. What no reading of text can see (a sibling module that patches a class at import) is left to
-the tests and is not promised here (SANDBOX.md §1.7).
+imports, `_private` names and files. What no reading of text can see (a sibling module that patches a class at import) is seen where
+the modules are imported (`contract/signatures`, SANDBOX.md §1.7).
 """
 
 import ast

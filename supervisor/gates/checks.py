@@ -102,6 +102,9 @@ def _incomplete(check: CheckEvidence) -> list[str]:
     command = " ".join(check.argv) + (" (importing the locked modules)" if check.report == "signatures" else "")
     if not check.said:
         return [f"`{command}` did not end before the stage did: it hangs, or the stage's wall clock or memory is too small"]
+    if check.exit_code is None and check.report == "signatures":
+        remedy = "what a file does when it is run belongs below `if __name__ == '__main__':`"
+        return [f"`{command}` was still running after {check.duration_s:.0f} s and was killed; {remedy}"]
     if check.exit_code is None:
         return [f"`{command}` was still running after {check.duration_s:.0f} s and was killed; something in it hangs"]
     if check.is_missing_command:

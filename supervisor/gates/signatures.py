@@ -50,6 +50,37 @@ def with_signatures(
     return _compared(said, check.signatures, stubs.signatures if stubs is not None else None, locks, modules)
 
 
+def with_stubs(said: Judgement, evidence: Evidence, locks: Sequence[InterfaceLock]) -> Judgement:
+    """Return the verdict on new tests, which fails as the repository's fault if they reach the stubs and our Python cannot import them.
+
+    No rework would help: `quality.toml` has to name another Python, and it is better to know before anything is implemented.
+
+    Args:
+        said: What the reports of the tests say.
+        evidence: What the checks left on the stubs.
+        locks: Of the interfaces before the validate stage.
+    """
+    check = evidence.checks.get(SIGNATURES)
+    if check is None or said.findings:
+        return said
+    read = check.signatures.alone.modules if check.signatures is not None else {}
+    paths = importable(path for lock in locks for path in lock.files)[:PATHS_MAX]
+    wrong = [f"{path}: {_problem(read.get(path))}" for path in paths if _problem(read.get(path))]
+    if not wrong:
+        return said
+    command, tail = " ".join(check.argv), check.output_tail.strip()[-500:] if check.signatures is None else ""
+    message = (
+        f"tests reach the stubs, but `{command}` cannot import them to read their signatures: {'; '.join(wrong[:NAMED_MAX])}. "
+        'Say in quality.toml of the base commit how, e.g. `signatures = "env NAME=value python"`, or `signatures = false` '
+        f"(docs/checks.md). {tail}"
+    )
+    return said.model_copy(update={"findings": (finding(CHECK, message.strip()),), "usage_error": True})
+
+
+def _problem(module: ModuleShape | None) -> str:
+    return "no answer" if module is None else module.problem
+
+
 def _compared(
     said: Judgement, report: SignatureReport, stubs: SignatureReport | None, locks: Sequence[InterfaceLock], modules: Sequence[str]
 ) -> Judgement:

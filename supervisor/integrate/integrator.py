@@ -27,7 +27,7 @@ from supervisor.gates.interface import judge_interface, lock_of
 from supervisor.gates.junit import REPORT_BYTES_MAX
 from supervisor.gates.nothing import judge_empty
 from supervisor.gates.scope import judge_scope
-from supervisor.gates.signatures import with_signatures
+from supervisor.gates.signatures import with_signatures, with_stubs
 from supervisor.gates.spec import Criterion, criteria_of, judge_spec, read_spec
 from supervisor.gates.tests import judge_tests
 from supervisor.gates.verdict import Judgement, finding, judgement
@@ -295,7 +295,8 @@ class Integrator:
         except ConfigError as error:
             return judgement([finding("spec", str(error))])
         if job.stage == RED_CHECK:
-            return judge_red(evidence, baseline, criteria)
+            stage = stage_of(run.pipeline, RED_CHECK)
+            return with_stubs(judge_red(evidence, baseline, criteria), evidence, await self._locks(run, stage.name) if stage else [])
         on_stubs = await self._evidence(_passed_red_check(run))
         said = judge_validate(evidence, baseline, on_stubs, criteria if has_role(run, "test") else [])
         said = await self._with_signatures(run, job, said, evidence, on_stubs)

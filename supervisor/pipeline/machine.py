@@ -147,7 +147,9 @@ def _tests_of(run: RunState, stage: Stage, check: JobState) -> bool:
 
 
 def _rework_of(run: RunState, failed: JobState) -> Dispatch | None:
-    """Return the new job a failed verdict allows, None if there is none left (DECISIONS G13, G14)."""
+    """Return the new job a failed verdict allows, None if there is none left (DECISIONS G13, G14), or if no work would help."""
+    if failed.usage_error:
+        return None
     if failed.role == "validate":
         target, rounds_max = rework_target(run.pipeline, failed.stage), run.pipeline.rework_max
     elif failed.stage == RED_CHECK:

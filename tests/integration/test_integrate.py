@@ -164,6 +164,20 @@ async def test_a_signature_that_another_module_changes_is_found_and_reworked(tmp
     assert not any("signatures" in note for note in second.notes)
 
 
+async def test_stubs_that_only_tests_can_import_end_the_line_before_anything_is_validated(tmp_path: Path):
+    """With exit 2 and a line for quality.toml: another round of tests would change nothing."""
+    needs = "import needed\n"  # which tests/conftest.py makes, as a plugin of a framework would
+    base = BASE | {"tests/conftest.py": "import sys, types\nsys.modules['needed'] = types.ModuleType('needed')\n"}
+    stubs, done = Work({"limits.py": needs + STUB}), Work({"limits.py": needs + GOOD})
+    async with paper_line(tmp_path, base) as line:
+        run = await line.play(plays(interface=stubs, implement=done))
+
+    assert (run.state, run.exit_code) == ("failed", 2)
+    assert [job.stage for job in run.jobs.values() if job.verdict == "fail"] == ["red-check"]
+    assert "limits.py: could not be imported: ModuleNotFoundError: No module named 'needed'" in run.end_reason
+    assert "signatures = false" in run.end_reason
+
+
 async def test_tests_that_test_nothing_are_reworked_and_then_stop_the_line(tmp_path: Path):
     """Green on the stubs shows nothing; the third round without red ends it."""
     vacuous = Work({"tests/test_limits.py": "def test_req_001_1_a():\n    pass\n\n\ndef test_req_001_2_b():\n    pass\n"})

@@ -22,8 +22,8 @@ from sandbox.contract.signatures import (
 from supervisor.gates.declared import declared_functions
 from supervisor.gates.evidence import CheckEvidence, Evidence, read_evidence
 from supervisor.gates.shown import SHOWN_CHARS_MAX, described
-from supervisor.gates.signatures import with_signatures
-from supervisor.gates.verdict import Judgement
+from supervisor.gates.signatures import with_signatures, with_stubs
+from supervisor.gates.verdict import Judgement, finding, judgement
 
 CHECK = Check(name="signatures", argv=("python",), report="signatures", to_import=ToImport(locked=("limit.py",)))
 
@@ -133,6 +133,23 @@ def test_what_cannot_be_imported_fails_and_says_if_the_stubs_could_not_either():
 
     assert messages(first) == ["limit.py: could not be imported: ImportError: x"]
     assert messages(both) == ["limit.py: could not be imported: ImportError: x; nor could the stubs be (docs/checks.md, `signatures`)"]
+
+
+def test_stubs_that_tests_reach_and_nobody_can_import_are_the_repository_s_fault():
+    """Known at the red-check, before anything is implemented; tests that are wrong themselves are reworked first."""
+    lock, broken = lock_of("def f(): ...\n"), Reading(modules={"limit.py": ModuleShape(problem="could not be imported: ImportError: x")})
+    fine, wrong = (evidence_of(SignatureReport(alone=each)) for each in (reading_of({"f": a_function()}), broken))
+    dead = Evidence(checks={"signatures": CheckEvidence(name="signatures", argv=("python",), report="signatures", output_tail="it ends")})
+    red = judgement([finding("red-check", "no test is red")])
+
+    assert with_stubs(Judgement(), fine, [lock]) == with_stubs(Judgement(), Evidence(), [lock]) == Judgement()
+    assert with_stubs(red, wrong, [lock]) == red
+    for evidence, why in ((wrong, "limit.py: could not be imported: ImportError: x"), (dead, "limit.py: no answer")):
+        said = with_stubs(Judgement(), evidence, [lock])
+        assert (said.verdict, said.usage_error) == ("fail", True)
+        assert why in messages(said)[0]
+        assert "signatures = false" in messages(said)[0]
+    assert messages(with_stubs(Judgement(), dead, [lock]))[0].endswith("it ends")
 
 
 def test_a_locked_module_nobody_looked_at_fails():
