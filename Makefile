@@ -104,6 +104,11 @@ cassette: ## record the shipped sample's cassette anew, from the scripted model
 	@images/setup.sh dev engine images
 	@$(bin)/python -m tests.e2e.record_cassette
 
+.PHONY: golden
+golden: ## replay the shipped sample and keep its span tree anew; look at the diff before you commit it
+	@images/setup.sh dev engine images
+	@$(bin)/python -m tests.e2e.golden
+
 .PHONY: lock
 lock: ## resolve the lock files anew (needs uv)
 	@requirements/lock.sh

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from supervisor.demo import SAMPLE_FEATURE
-from tests.e2e.line import CANARY, Line, Provider
+from tests.e2e.golden import difference
+from tests.e2e.line import CANARY, Finished, Line, Provider
 from tests.e2e.watching import a_sample, branches, going, sandboxes, stack_pids, wait_until
+from tests.fakes.traces import SeenTrace
 from tests.leaks import mounts_below
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
@@ -73,12 +75,17 @@ def test_nothing_is_left_of_a_run_and_the_key_is_nowhere(provider: Provider, tmp
     assert canaries(line.home) == [str(line.home / "control")], "the control: the search finds it"
 
 
-def test_without_a_key_the_sample_is_replayed_and_lands(tmp_path: Path):
-    """One line says so; the result says so; the branch is in a scratch copy of the sample, and a second run gets another copy."""
-    line = Line(tmp_path / "home", {})
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Line, Finished]:
+    """The sample, replayed without a key on a stack of its own, which has ended."""
+    line = Line(tmp_path_factory.mktemp("replayed") / "home", {})
     line.home.mkdir()
+    return line, line.run()
 
-    done = line.run()
+
+def test_without_a_key_the_sample_is_replayed_and_lands(replayed: tuple[Line, Finished]):
+    """One line says so; the result says so; the branch is in a scratch copy of the sample, and a second run gets another copy."""
+    line, done = replayed
 
     assert done.exit_code == 0, done.stderr
     assert done.result["replay"] is True
@@ -88,6 +95,16 @@ def test_without_a_key_the_sample_is_replayed_and_lands(tmp_path: Path):
     assert line.state in repository.parents
     assert branches(repository) == [f"andon/{SAMPLE_FEATURE}", "main"]
     wait_until(lambda: not processes_of(line), "every process of the stack has ended", 30)
+
+
+def test_the_trace_of_the_replay_is_the_agreed_one(replayed: tuple[Line, Finished]):
+    """Names, kinds, services, nesting, and what the spans say; after a change that is meant, `make golden` writes the file anew."""
+    line, done = replayed
+    wait_until(lambda: not processes_of(line), "every process of the stack has ended", 30)
+
+    changed = difference(SeenTrace.of_file(line.state / "runs" / done.result["run_id"] / "trace.otlp.jsonl"))
+
+    assert not changed, changed
 
 
 def test_the_verbs_that_read_agree_with_the_result_and_start_nothing(line: Line, provider: Provider, tmp_path: Path):
