@@ -1,7 +1,5 @@
 """The supervisor's log lines about a run: one for each event, with ids and figures, and nobody's words."""
 
-import json
-import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,42 +8,21 @@ import pytest
 from sandbox.contract.ids import attempt_path, span_id, trace_id
 from sandbox.contract.job import Submission
 from sandbox.contract.result import Outcome
-from sandbox.log import JsonLines
 from supervisor.api.said import say
 from supervisor.pipeline.events import AnyEvent, AttemptEnded, JobJudged, RunAccepted
 from supervisor.pipeline.fold import apply
 from supervisor.pipeline.run import RunState
+from tests.fakes.log_lines import Lines, listening
 from tests.fakes.run_events import RUN, Story, conflict, failed, happy, parked_on_budget
 
 Said = list[dict[str, Any]]
 
 
-class Lines(logging.Handler):
-    """Keeps every line as a process would write it, and its fields."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self._formatter = JsonLines("andon-sup")
-        self.text = ""
-        self.said: Said = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a line now, while it is known whose it is."""
-        line = self._formatter.format(record)
-        self.text += line
-        self.said.append(json.loads(line))
-
-
 @pytest.fixture
 def lines() -> Iterator[Lines]:
     """What was said."""
-    handler, logger = Lines(), logging.getLogger("supervisor.api.said")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-    yield handler
-    logger.removeHandler(handler)
-    logger.setLevel(level)
+    with listening("supervisor.api.said", "andon-sup") as heard:
+        yield heard
 
 
 def tell(log: Iterable[AnyEvent]) -> None:
