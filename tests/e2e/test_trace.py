@@ -38,8 +38,8 @@ EXECUTORS_PART = (
 
 INTERFACE = """\
 stage interface [sup]
-  send andon.job.default [sup]
   queue wait [exec]
+  send andon.job.default [sup]
   process andon.job.default [exec]
     workspace prepare [exec]
     image resolve [exec]
