@@ -144,7 +144,10 @@ def copy_images(source: str, target: str, tags: list[str]) -> None:
         given = {tag for image in old.images() for tag in image.get("RepoTags") or ()}
         for tag in tags:
             if tag in given and tag not in have:
-                new.load_image(old.get_image(tag))  # type: ignore[no-untyped-call]
+                # Read to its end: it says whether the image arrived, and an answer nobody reads leaves its socket open.
+                for event in new.load_image(old.get_image(tag)):  # type: ignore[no-untyped-call]
+                    if "error" in event:
+                        raise NotHereError(f"{tag} cannot be copied to {target}: {event['error']}")
 
 
 def _version(url: str) -> str | None:
