@@ -17,7 +17,7 @@ from sandbox.executor.place import Surroundings
 from sandbox.executor.slots import NO_UID_OF_ITS_OWN, Slot
 from sandbox.git import version as git_version
 from sandbox.runtime.container_spec import EngineFacts, Runtime
-from sandbox.runtime.proof import NoSocketError, Place, Relay, prove_engine
+from sandbox.runtime.proof import SHOWN_VERSION, NoSocketError, Place, Relay, prove_engine
 from sandbox.runtime.protections import missing_under
 from sandbox.runtime.relay import RELAYED
 from sandbox.workspace.quota import why_no_quota
@@ -132,7 +132,7 @@ class Proofs:
 
     def _path(self, name: str, image: str) -> Path:
         facts = self._facts
-        what = (facts.endpoint, facts.version, facts.kernel, *facts.security_options, name, image)
+        what = (SHOWN_VERSION, facts.endpoint, facts.version, facts.kernel, *facts.security_options, name, image)
         return self._directory / f"{sha256(json.dumps(what).encode()).hexdigest()[:16]}.json"
 
 

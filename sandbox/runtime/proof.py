@@ -19,7 +19,7 @@ from typing import Any
 
 from sandbox.contract.errors import EngineError
 from sandbox.runtime.container_spec import GATEWAY, PROGRAM, WORKSPACE, EngineFacts, Runtime, SlotSpec
-from sandbox.runtime.protections import NO_FILTER, NO_PIN
+from sandbox.runtime.protections import NO_FILTER, NO_LANDLOCK, NO_PIN
 
 DOCUMENT = "docs/engines.md"
 PROOF_S = 60.0
@@ -27,8 +27,12 @@ _WROTE = "written"
 Relay = Callable[[SlotSpec, str], AbstractAsyncContextManager[SlotSpec]]
 """Makes a slot's gateway socket reachable for a sandbox of an image, while it lasts."""
 _SAID_BYTES_MAX = 64 << 10
+_LANDLOCK_CREATE_RULESET, _VERSION_FLAG = 444, 1
+"""landlock(7): with the flag it answers the version the kernel offers, at least 1."""
+SHOWN_VERSION = 2
+"""Raised with each thing more that a first container shows: what was remembered before is not enough then."""
 _PROGRAM = f"""
-import json, os, socket
+import ctypes, json, os, socket
 
 def write():
     open("{WORKSPACE}/proof", "w").write("{_WROTE}")
@@ -54,6 +58,7 @@ if os.fork() == 0:
 os.wait()
 said["vsock"] = attempt(lambda: socket.socket(40).close())
 said["root"] = attempt(lambda: open("/proof", "w"))
+said["landlock"] = ctypes.CDLL(None).syscall({_LANDLOCK_CREATE_RULESET}, None, ctypes.c_size_t(0), ctypes.c_uint32({_VERSION_FLAG}))
 status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
 said["capabilities"] = int(status.get("CapEff", "0"), 16)
 said["interfaces"] = [line.split(":")[0].strip() for line in open("/proc/net/dev") if ":" in line]
@@ -190,6 +195,8 @@ def _shown(runtime: str, said: dict[str, Any], peers: list[int]) -> list[str]:
         lines.append(NO_PIN.format(runtime=runtime))
     if said.get("vsock") != os.strerror(1):  # our filter's own answer; a kernel that has no such sockets answers otherwise
         lines.append(NO_FILTER.format(runtime=runtime))
+    if said.get("landlock", 0) < 1:
+        lines.append(NO_LANDLOCK.format(runtime=runtime))
     return lines
 
 

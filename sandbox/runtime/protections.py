@@ -9,6 +9,7 @@ from sandbox.runtime.container_spec import EngineFacts
 RUNC = "runc"
 NO_PIN = "no agent pin: under {runtime} every process of a sandbox looks the same from outside, so its tools reach the model route too"
 NO_FILTER = "no seccomp: {runtime} does not apply our system call filter (gVisor: register it with --oci-seccomp)"
+NO_LANDLOCK = "no Landlock: under {runtime} the tests and the product of a sealed check run in one process (Linux 5.13 or later has it)"
 _RUNC_FIXED = ((1, 2, 8), (1, 3, 3))
 _LIMITS = {
     "MemoryLimit": "no memory limit: the kernel's memory cgroup is off, or a rootless engine may not use it",

@@ -44,13 +44,13 @@ def begins(lines: tuple[str, ...]) -> set[str]:
 
 
 @ON_RUNSC
-async def test_gvisor_registered_as_we_say_lacks_only_the_pin(docker_runtime: DockerRuntime, agent_image: str, tmp_path: Path):
-    """Under it our system call filter holds and the socket works; who calls cannot be told. Beside it, runc has both."""
+async def test_gvisor_registered_as_we_say_lacks_the_pin_and_landlock(docker_runtime: DockerRuntime, agent_image: str, tmp_path: Path):
+    """Under it our system call filter holds and the socket works; who calls cannot be told, and nobody gives up rights. runc has both."""
     under_runc = await proved(docker_runtime, agent_image, tmp_path)
     under_runsc = await proved(docker_runtime, agent_image, tmp_path, name="runsc")
 
-    assert begins(under_runsc) - begins(under_runc) == {"no agent pin"}
-    assert "no seccomp" not in begins(under_runc)
+    assert begins(under_runsc) - begins(under_runc) == {"no agent pin", "no Landlock"}
+    assert not {"no seccomp", "no Landlock"} & begins(under_runc)
 
 
 @ON_RUNSC
