@@ -10,18 +10,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, ValidationError
 
 from sandbox.blob import get_blob
 from sandbox.bus.messages import Message
 from sandbox.contract.blob import BlobRef
 from sandbox.contract.errors import BrokerError, Rejected
+from sandbox.contract.figures import Figures
 from sandbox.contract.ids import trace_id
 from sandbox.contract.job import Assignment, JobSpec, Submission
 from sandbox.contract.result import AttemptResult, CheckReport, Finding, Usage
 from sandbox.contract.task_bundle import TaskBundle
 from sandbox.contract.wire import BudgetRequest, ClaimRequest, Control, Heartbeat, JoinRequest, Progress
-from sandbox.telemetry import Spans
+from sandbox.telemetry import Attribute, Spans
+from supervisor.api.metrics import Metrics
+from supervisor.api.otlp import line_of, request_of
 from supervisor.api.trace_sink import TraceSink, trace_ids_of
 from supervisor.pipeline.submit import DeliveredRequest, ResumeRequest, StopRequest, SubmitRequest, WhyRequest
 from tests.fakes.wire_data import PACK, RUN, SHA, a_claim, a_heartbeat, a_job, a_join, a_progress, a_reservation, a_result
@@ -84,6 +88,9 @@ def _telemetry(data: bytes) -> None:
         TraceSink(lambda _: file).store(RUN, data, from_executor=True)
         trace_ids_of(data)
         lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        assert [line_of(request_of(json.dumps(line).encode())) for line in lines] == [
+            json.dumps(line, separators=(",", ":"), ensure_ascii=False) for line in lines
+        ]
     spans = [span for line in lines for each in line["resourceSpans"] for scope in each["scopeSpans"] for span in scope["spans"]]
     assert {span["traceId"] for span in spans} <= {trace_id(RUN)}
     assert all(span.get("parentSpanId") for span in spans)
@@ -97,6 +104,24 @@ def _otlp() -> list[bytes]:
     return [gzip.decompress(each) for each in spans.drain(trace_id(RUN))]
 
 
+def _figures(data: bytes) -> None:
+    """What an executor tells instead of spans is figures or a `ValidationError`, and whatever it says, metrics can be read after it."""
+    metrics = Metrics()
+    with suppress(ValidationError):
+        metrics.measure(Figures.model_validate_json(data))
+    assert list(text_string_to_metric_families(metrics.text([], [], 0, {}).decode()))
+
+
+def _figure_seeds() -> list[bytes]:
+    spans = Spans("andon-exec", "fuzz")
+    told: dict[str, Attribute] = {"gen_ai.request.model": "m", "gen_ai.response.time_to_first_chunk": 0.5, "process.exit.code": 1}
+    for name in ("chat m", "execute_tool bash", "invoke_agent spec", "process andon.job.default", "check tests", "container remove"):
+        spans.start(name, trace_id=trace_id(RUN), parent="1" * 16, attributes=told | {"andon.container.oom_killed": True}).end(
+            error_type="timeout"
+        )
+    return spans.measure(trace_id(RUN))
+
+
 def _bundle(data: bytes) -> None:
     with suppress(Rejected):
         bundle = TaskBundle.decode(data)
@@ -108,5 +133,6 @@ TARGETS = (
     Target("object-record", _record, lambda: [json.dumps({"name": "a/b", "nuid": "abc", "size": 4, "chunks": 1}).encode()]),
     Target("telemetry", lambda data: _telemetry(gzip.compress(data, 1)), _otlp, (b"\x0a\x00", b"\x12\xff\xff\xff\xff\x0f", b"traceId")),
     Target("telemetry-gzip", _telemetry, lambda: [gzip.compress(each) for each in _otlp()], (b"\x1f\x8b\x08", b"\x00" * 8)),
+    Target("figures", _figures, _figure_seeds, (b"1e308", b"\\ud800", b"\\u0000", b'"')),
     Target("task-bundle", _bundle, lambda: [TaskBundle(files={"a/b.md": "text", "c": ""}).encode()], (b"../", b"/etc")),
 )
