@@ -1,7 +1,7 @@
 """A run's page: what Jaeger's link of `andon.run.id` opens; text, from the run's files. Who serves it is `http`.
 
-Whoever reaches the port reads it, so it says nothing that a repository, a model or a person wrote but the feature's name: no
-request, no finding, no path.
+Whoever reaches the port reads it, so it says nothing that a repository, a model or a person wrote but the names of the feature and
+its stages: no request, no finding, no path.
 """
 
 import asyncio

@@ -19,7 +19,21 @@ from tests.fakes.run_events import AT, RUN
 from tests.fakes.scripted_client import CtrlC, Hang
 
 KEYS = [
-    *("run_id", "feature", "state", "exit_code", "repo", "base", "branch", "commit", "trace_id", "trace_url", "cost_usd", "usage", "replay"),
+    *(
+        "run_id",
+        "feature",
+        "state",
+        "exit_code",
+        "repo",
+        "base",
+        "branch",
+        "commit",
+        "trace_id",
+        "trace_url",
+        "cost_usd",
+        "usage",
+        "replay",
+    ),
     *("stages", "files", "tests", "report"),
 ]
 
