@@ -23,6 +23,7 @@ from typing import Final, Literal, TextIO, get_args
 
 from sandbox.contract import ids
 from sandbox.contract.errors import ConfigError
+from sandbox.scrub import Scrub, secrets_of
 
 Level = Literal["debug", "info", "warning", "error"]
 Value = str | bool | int | float | os.PathLike[str] | None
@@ -33,8 +34,6 @@ LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 FIELD_CHARS_MAX = 2_000
 TRACE_CHARS_MAX = 8_000
 """Of an exception's trace, its end."""
-SECRET_CHARS_MIN = 8
-"""A shorter value of a secret variable is a word that may stand anywhere."""
 ID_CHARS = 12
 """Of a container's id, as `docker ps` shows it."""
 
@@ -43,9 +42,6 @@ FOREIGN: Final = "library.said"
 _OURS = ("sandbox", "supervisor", "__main__")
 _GATEWAY = ("andon-gw", "sandbox.gateway.")
 """The gateway is a part of the executor's process, and a service of its own in traces and logs."""
-_SECRET_NAME = re.compile(r".*(?:KEY|TOKEN|SECRET|PASSWORD|DATABASE_URL|OTLP_HEADERS)", re.IGNORECASE)
-_SECRET_SHAPE = re.compile(r"\bsk-[A-Za-z0-9_-]{16,}|\bSU[A-Z2-7]{56}\b|(?<=[Bb]earer )[A-Za-z0-9._~+/-]{8,}|(?<=://)[^/@\s]+(?=@)")
-_HIDDEN = "[hidden]"
 _DIGEST = re.compile(rf"(sha256:[0-9a-f]{{{ID_CHARS}}})[0-9a-f]{{52}}")
 
 NONE: Final[Fields] = MappingProxyType({})
@@ -166,26 +162,20 @@ def set_level(level: Level, *names: str) -> None:
 
 def formatter_for(stream: TextIO, service: str, environment: Mapping[str, str]) -> "JsonLines | PlainLines":
     """Return how lines are written to a stream."""
-    secrets = secrets_of(environment)
+    scrub = Scrub(secrets_of(environment))
     if not stream.isatty():
-        return JsonLines(service, secrets)
-    return PlainLines(secrets, is_coloured=not environment.get("NO_COLOR") and environment.get("TERM", "dumb") != "dumb")
-
-
-def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the values that no line may hold, the longest first."""
-    found = {value for name, value in environment.items() if _SECRET_NAME.fullmatch(name) and len(value) >= SECRET_CHARS_MIN}
-    return tuple(sorted(found, key=len, reverse=True))
+        return JsonLines(service, scrub)
+    return PlainLines(scrub, is_coloured=not environment.get("NO_COLOR") and environment.get("TERM", "dumb") != "dumb")
 
 
 class JsonLines(logging.Formatter):
     """One JSON object a line, with the fields of docs/logs.md."""
 
-    def __init__(self, service: str, secrets: tuple[str, ...] = ()) -> None:
-        """Name the service, e.g. `andon-exec`, and what no line may hold."""
+    def __init__(self, service: str, scrub: Scrub | None = None) -> None:
+        """Name the service, e.g. `andon-exec`, and what takes secrets out."""
         super().__init__()
         self._service = service
-        self._hide = _Hider(secrets)
+        self._scrub = scrub or Scrub()
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, whatever the fields hold."""
@@ -201,16 +191,16 @@ class JsonLines(logging.Formatter):
         if record.exc_info and record.levelno >= logging.ERROR:
             said["exc"] = self.formatException(record.exc_info)[-TRACE_CHARS_MAX:]
         limits = {"exc": TRACE_CHARS_MAX}
-        return json.dumps({key: _plain(value, self._hide, limits.get(key, FIELD_CHARS_MAX)) for key, value in said.items()})
+        return json.dumps({key: _plain(value, self._scrub, limits.get(key, FIELD_CHARS_MAX)) for key, value in said.items()})
 
 
 class PlainLines(logging.Formatter):
     """The same for a person at a terminal: the time, of which attempt, what happened, and the line's own fields."""
 
-    def __init__(self, secrets: tuple[str, ...] = (), *, is_coloured: bool = False) -> None:
-        """Say what no line may hold; colours tell a warning from an error and what was said from its fields."""
+    def __init__(self, scrub: Scrub | None = None, *, is_coloured: bool = False) -> None:
+        """Say what takes secrets out; colours tell a warning from an error and what was said from its fields."""
         super().__init__()
-        self._hide = _Hider(secrets)
+        self._scrub = scrub or Scrub()
         self._is_coloured = is_coloured
 
     def format(self, record: logging.LogRecord) -> str:
@@ -229,23 +219,11 @@ class PlainLines(logging.Formatter):
         ]
         # An exception may quote an agent: its lines are set in, so that none of them can pass for a record.
         trace = self.formatException(record.exc_info)[-TRACE_CHARS_MAX:].splitlines() if record.exc_info else []
-        return "\n".join([" ".join(part for part in parts if part), *(f"  {_printable(self._hide(each))}" for each in trace)])
+        return "\n".join([" ".join(part for part in parts if part), *(f"  {_printable(self._scrub.of(each))}" for each in trace)])
 
     def _painted(self, text: str, colour: str) -> str:
-        shown = _printable(self._hide(text))[: 2 * FIELD_CHARS_MAX]
+        shown = _printable(self._scrub.of(text))[: 2 * FIELD_CHARS_MAX]
         return f"\x1b[{colour}m{shown}\x1b[0m" if self._is_coloured and colour and shown else shown
-
-
-class _Hider:
-    """Takes keys out of a text: those of our environment, and what has the shape of one."""
-
-    def __init__(self, secrets: tuple[str, ...]) -> None:
-        self._secrets = secrets
-
-    def __call__(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, _HIDDEN)
-        return _SECRET_SHAPE.sub(_HIDDEN, text)
 
 
 def _whose(fields: Fields) -> str:
@@ -295,11 +273,11 @@ def _printable(line: str) -> str:
     return "".join(char if char.isprintable() else " " for char in line)
 
 
-def _plain(value: Value, hide: _Hider, chars_max: int) -> str | bool | int | float | None:
+def _plain(value: Value, scrub: Scrub, chars_max: int) -> str | bool | int | float | None:
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     # Hidden before it is cut: half a key is a key to whoever guesses the rest.
-    return hide(str(value))[:chars_max]
+    return scrub.of(str(value))[:chars_max]
 
 
 def _say_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from sandbox.gateway.content import SWITCH, Capture, is_wanted
 from sandbox.gateway.registries.source import PackageSource
-from sandbox.gateway.scrub import Scrub, secrets_of
 from sandbox.gateway.upstream import Upstream
 from sandbox.log import Log
+from sandbox.scrub import Scrub, secrets_of
 
 log = Log(__name__)
 

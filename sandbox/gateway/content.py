@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from sandbox.gateway.scrub import Scrub
 from sandbox.gateway.whole_reply import message_of
+from sandbox.scrub import Scrub
 
 SWITCH: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 ATTRIBUTE_BYTES_MAX: Final = 16 * 1024

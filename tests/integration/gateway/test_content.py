@@ -10,8 +10,8 @@ import pytest
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.gateway.chat_span import chat_span
 from sandbox.gateway.content import ATTRIBUTE_BYTES_MAX, Capture
-from sandbox.gateway.scrub import Scrub
 from sandbox.gateway.tally import CallReport
+from sandbox.scrub import Scrub
 from sandbox.telemetry import ATTRIBUTE_CHARS_MAX, Context, Spans
 from tests.fakes.gateway import KEY, open_gateway
 from tests.fakes.traces import SeenTrace

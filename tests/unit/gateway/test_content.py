@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.gateway.content import ATTRIBUTE_BYTES_MAX, PARTS_MAX, SWITCH, Capture, is_wanted
-from sandbox.gateway.scrub import Scrub
+from sandbox.scrub import Scrub
 from tests.fakes.upstream import a_reply, a_start, a_tool_call, an_end
 
 SYSTEM, INPUT, OUTPUT = "gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages"

@@ -1,4 +1,4 @@
-"""Takes secrets out of text before it leaves the gateway: values this host knows, and the shapes keys have; not which text (`content`).
+"""Takes secrets out of text before others read it: values this host knows, and the shapes keys have; not which text (`log`, `gateway`).
 
 A secret in another encoding (base64 of a file, an image) has no shape and is not found; that is why content is opted in to.
 """
@@ -23,7 +23,7 @@ _SHAPES = re.compile(
     r"|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{12,}"
 )
 _PASSWORD = re.compile(r"://[^\s/@:]{0,200}:([^\s/@]{1,400})@")
-_NAMES = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+_NAMES = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|HEADERS)$", re.IGNORECASE)
 
 
 class Scrub:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.gateway.scrub import REPLACEMENT, SECRET_CHARS_MAX, Scrub, secrets_of
+from sandbox.scrub import REPLACEMENT, SECRET_CHARS_MAX, Scrub, secrets_of
 
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA7\nabc=\n-----END RSA PRIVATE KEY-----"
 SHAPES = [
