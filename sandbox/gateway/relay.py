@@ -61,12 +61,12 @@ class Relay:
             trouble = _broken()
         self._settle(reply)
         self._describe(trouble)
-        await self._capture()
         if trouble is None:
             self._tally.succeeded()
             self._record()
             await self._send_whole()
-        elif not self._exchange.has_started:
+        await self._capture()
+        if trouble is not None and not self._exchange.has_started:
             raise trouble
         return trouble
 

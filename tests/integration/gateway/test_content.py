@@ -5,6 +5,7 @@ import gzip
 import json
 from pathlib import Path
 
+import anthropic
 import pytest
 
 from sandbox.contract.ids import span_id, trace_id
@@ -63,6 +64,22 @@ async def test_a_conversation_is_in_its_span_after_opting_in(tmp_path: Path):
     assert said["gen_ai.output.messages"][0]["parts"] == [{"type": "text", "content": ANSWER}]
     assert KEY.encode() not in gzip.decompress(payloads[0])
     assert "giraffe" not in repr(report)
+
+
+async def test_of_a_call_that_failed_the_question_is_told(tmp_path: Path):
+    """That is what explains why; there is no answer."""
+
+    async def refuse(_: Request, writer: asyncio.StreamWriter) -> None:
+        await send_head(writer)
+        await send_events(writer, a_reply(ANSWER)[:2])
+
+    async with fake_upstream(refuse) as provider, open_gateway(tmp_path, provider.base_url, capture=Capture(Scrub())) as gateway:
+        with pytest.raises(anthropic.APIStatusError):
+            await gateway.ask(messages=[{"role": "user", "content": PROMPT}])
+
+    assert all(PROMPT in report.content["gen_ai.input.messages"] for report in gateway.calls)
+    assert all("gen_ai.output.messages" not in report.content for report in gateway.calls)
+    assert gateway.calls
 
 
 async def test_a_large_conversation_is_captured_as_well(tmp_path: Path):
