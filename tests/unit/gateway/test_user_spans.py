@@ -3,8 +3,10 @@
 import gzip
 import json
 import secrets
+import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -361,6 +363,28 @@ def test_a_program_that_cannot_be_told_from_its_tools_sends_both(relayed: Relaye
     relayed.ends(a_tool(), a_span("test_a", "a" * 16, TOOL))
 
     assert {(service, span.name) for service, span in relayed.made()} == {("andon-agent", "execute_tool bash"), ("andon-user", "test_a")}
+
+
+def test_bodies_of_several_threads_are_judged_one_span_at_a_time() -> None:
+    """Two that judge at once would meet at the clock; what they count and make is one relay's."""
+    meeting = threading.Barrier(2)
+    met: list[bool] = []
+
+    def now() -> float:
+        with suppress(threading.BrokenBarrierError):
+            meeting.wait(0.3)
+            met.append(True)
+        return NOW
+
+    relay = OtlpRelay(Spans("andon-agent", "1"), PROGRAM, BEGUN, now, {}, Spans("andon-user", "1"))
+    bodies = [TracesBody(a_body(a_span(name)), is_protobuf=True, is_from_program=False) for name in ("one", "two")]
+    threads = [threading.Thread(target=relay.take, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert (met, relay.accepted) == ([], 2)
 
 
 @pytest.mark.abuse("P03")
