@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -147,14 +147,15 @@ def _directory_in(objects: Path, owner: Owner | None) -> Iterator[Path]:
 
 
 def remove_abandoned_imports(git_dir: Path) -> None:
-    """Remove what imports left whose process was killed, once it is `ABANDONED_S` old."""
-    for path in (git_dir / "objects").glob(f"{_PREFIX}*"):
-        try:
-            is_old = time.time() - path.lstat().st_mtime > ABANDONED_S
-        except FileNotFoundError:  # its import has just ended
-            continue
-        if is_old:
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove what killed imports left, and git's reports of those that failed, once it is `ABANDONED_S` old."""
+    for path in (*(git_dir / "objects").glob(f"{_PREFIX}*"), *git_dir.glob("fast_import_crash_*")):
+        with suppress(FileNotFoundError):  # its import has just ended
+            if time.time() - path.lstat().st_mtime <= ABANDONED_S:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def hand_over(made: Path, objects: Path) -> None:

@@ -125,12 +125,14 @@ def test_a_store_nobody_can_write_to_is_an_error_that_names_it(tmp_path: Path):
 
 @pytest.mark.parametrize(("age_s", "stays"), [(ABANDONED_S - 60, True), (ABANDONED_S + 60, False)])
 def test_what_a_killed_import_left_goes_an_hour_later(tmp_path: Path, age_s: float, stays: bool):
-    """Younger ones may belong to an import that runs."""
-    left = tmp_path / "objects" / "tmp_objdir-andon-x"
+    """Git's report of one that failed as well. Younger ones may belong to an import that runs."""
+    left, report = tmp_path / "objects" / "tmp_objdir-andon-x", tmp_path / "fast_import_crash_1"
     (left / "pack").mkdir(parents=True)
-    (left / "pack" / "tmp_pack_1").write_bytes(b"x")
-    os.utime(left, (time.time() - age_s,) * 2)
+    for path in (left / "pack" / "tmp_pack_1", report, tmp_path / "config"):
+        path.write_bytes(b"x")
+    for path in (left, report, tmp_path / "config"):
+        os.utime(path, (time.time() - age_s,) * 2)
 
     remove_abandoned_imports(tmp_path)
 
-    assert left.exists() is stays
+    assert [path.exists() for path in (left, report, tmp_path / "config")] == [stays, stays, True]
