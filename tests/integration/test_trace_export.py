@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -28,7 +30,8 @@ from supervisor.api.export.collector import Collector as Collectors
 from supervisor.api.export.delivery import Delivery
 from supervisor.api.export.endpoint import Endpoint
 from supervisor.api.trace_sink import TraceSink
-from supervisor.store.broker.embedded import EmbeddedBroker
+from supervisor.config import StateDirectory
+from supervisor.store.broker.embedded import EmbeddedBroker, supervisor_file
 from tests.fakes.gateway import wait_until
 from tests.fakes.otlp_collector import Collector, collecting
 
@@ -254,6 +257,50 @@ async def test_what_was_taken_comes_again_at_once_when_the_taker_ends(site: Site
     await asyncio.gather(taking, return_exceptions=True)
 
     assert sorted(each.data for each in await buffer.take(3, 1 << 20, EXPORT_TURN_S / 3)) == [b"0", b"1", b"2"]
+
+
+@asynccontextmanager
+async def a_supervisor(directory: Path, broker: EmbeddedBroker, collector: Collector) -> AsyncIterator[Process]:
+    """Run a supervisor's process; it has ended when the block ends."""
+    own = {
+        "NATS_URL": broker.url,
+        "NATS_CREDS": str(supervisor_file(directory / "nats")),
+        "ANDON_STATE_DIRECTORY": str(directory / "state"),
+    }
+    environment = {"PATH": os.environ["PATH"], "HOME": str(directory), **own, **to(collector)}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "supervisor", env=environment, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=["asked", "killed"])
+async def test_a_supervisor_ends_soon_and_loses_nothing(tmp_path: Path, how: signal.Signals) -> None:
+    """It has a request in a black hole; the next one delivers it, what a killed one had taken after its turn of 30 s."""
+    state = StateDirectory.open(tmp_path / "state")
+    names = [f"stage {number}" for number in range(5)]
+    async with (
+        EmbeddedBroker.run(tmp_path / "nats") as broker,
+        Connection.open(broker.supervisor, name="fleet", inbox="fleet") as connection,
+        collecting(answer="") as hole,
+        collecting() as collector,
+    ):
+        site = Site(connection, state.run(RUN).parent)
+        site.tell(Backlog(site.file_of, ExportBuffer(connection), _no_drop), *names)
+        async with a_supervisor(tmp_path, broker, hole) as process:
+            await wait_until(lambda: len(hole.received) > 0, "the black hole has it", 30)
+            begun = time.monotonic()
+            process.send_signal(how)
+            await process.wait()
+            ended_s = time.monotonic() - begun
+        async with a_supervisor(tmp_path, broker, collector):
+            await wait_until(lambda: len(collector.names) >= len(names), "all is there", 2 * EXPORT_TURN_S)
+
+    assert ended_s < STOP_S_MAX
+    assert collector.names == names
 
 
 async def test_a_wrong_key_is_not_tried_span_by_span(site: Site) -> None:

@@ -19,7 +19,7 @@ from supervisor.api.export.endpoint import Endpoint
 
 log = Log(__name__)
 
-STOP_S: Final = 2.0
+STOP_S: Final = 1.0
 """How long the end waits for the last spans to arrive; what is buffered by then is delivered by the next supervisor."""
 LOOK_S: Final = 0.02
 
