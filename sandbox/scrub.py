@@ -42,10 +42,12 @@ class Scrub:
 
     def beginning(self, text: str, chars_max: int) -> str:
         """Return at most so many characters from the beginning of `text`, without secrets, not even a half one where it is cut."""
-        if len(text) <= chars_max:
-            return self.of(text)
-        # A secret cut by the first bound has no shape any more; it lies within the last `SECRET_CHARS_MAX` characters.
-        return self.of(text[: chars_max + SECRET_CHARS_MAX])[:-SECRET_CHARS_MAX][:chars_max]
+        looked_at = text[: chars_max + SECRET_CHARS_MAX]
+        clean = self.of(looked_at)
+        if len(looked_at) < len(text):
+            # A secret cut by the first bound has no shape any more; it lies within the last `SECRET_CHARS_MAX` characters.
+            clean = clean[:-SECRET_CHARS_MAX]
+        return clean[:chars_max]
 
 
 def secrets_of(environment: Mapping[str, str]) -> set[str]:

@@ -83,6 +83,14 @@ def test_no_part_of_a_secret_stays_where_a_text_is_cut(before: int, cut: int, af
     assert len(shown) <= cut
 
 
+@given(chars_max=st.integers(0, 3_000), more=st.integers(0, SECRET_CHARS_MAX))
+def test_a_text_that_is_a_little_too_long_keeps_its_whole_beginning(chars_max: int, more: int):
+    """It was looked at to its end, so there is nothing to be careful about."""
+    text = "a" * (chars_max + more)
+
+    assert Scrub({"correct horse"}).beginning(text, chars_max) == text[:chars_max]
+
+
 def test_many_secrets_before_the_bound_do_not_pull_half_a_one_into_it():
     """What is taken out makes room, and what moves up was never looked at as a whole."""
     secrets = ["ζ" * 4_000, "ξ" * 4_000]
