@@ -56,8 +56,9 @@ def told(trace: SeenTrace) -> str:
 
 
 def _order(span: SeenSpan) -> tuple[int, float, str]:
-    stage = span.attributes.get("andon.stage.name")
-    return (STAGES.index(stage) if stage in STAGES else len(STAGES) if span.name == "commit" else -1), span.start, span.name
+    kind, stage = span.name.split()[0], span.attributes.get("andon.stage.name")
+    of_stage = STAGES.index(stage) if kind in {"dispatch", "stage", "merge"} and stage in STAGES else -1
+    return len(STAGES) if kind == "commit" else of_stage, span.start, span.name
 
 
 def _value(key: str, span: SeenSpan) -> str:
