@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from sandbox.contract.figures import Figures
 from sandbox.contract.result import Outcome
 from sandbox.contract.wire import Heartbeat
+from supervisor.api.otlp import is_of_user
 from supervisor.api.trace import RESULTS
 from supervisor.pipeline.budget import call_key
 from supervisor.pipeline.costs import UNKNOWN_MODEL
@@ -35,7 +36,6 @@ VALUE_CHARS_MAX: Final = 80
 CALLS_MAX: Final = 10_000
 """Model calls on their way whose model is remembered until they are settled."""
 OTHER: Final = "other"
-USER_SERVICE: Final = "andon-user"
 _MESSAGING: Final = ("messaging_system", "messaging_operation_name", "messaging_destination_template")
 _SENT: Final = ("nats", "send", "andon.job.{pool}")
 _CONSUMED: Final = ("nats", "process", "andon.job.{pool}")
@@ -143,7 +143,7 @@ class Metrics:
     def see(self, request: ExportTraceServiceRequest) -> None:
         """Take spans that have ended, each once; those of a user's own code are named by a sandbox, and count for nothing."""
         for resource in request.resource_spans:
-            if any((each.key, each.value.string_value) == ("service.name", USER_SERVICE) for each in resource.resource.attributes):
+            if is_of_user(resource):
                 continue
             for scope in resource.scope_spans:
                 for span in scope.spans:

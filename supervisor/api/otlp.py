@@ -11,9 +11,10 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 PAYLOAD_BYTES_MAX = 16 << 20
+USER_SERVICE = "andon-user"
 _ID_KEYS = ("traceId", "spanId", "parentSpanId")
 
 
@@ -96,3 +97,8 @@ def _recode(node: Any, change: Any) -> None:
     elif isinstance(node, list):
         for each in node:
             _recode(each, change)
+
+
+def is_of_user(spans: ResourceSpans) -> bool:
+    """Return whether they are of a user's own code in a sandbox: named by it, made by its gateway."""
+    return any((each.key, each.value.string_value) == ("service.name", USER_SERVICE) for each in spans.resource.attributes)

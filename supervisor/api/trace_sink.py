@@ -14,12 +14,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from sandbox.contract.ids import trace_id
 from sandbox.log import Log
-from supervisor.api.otlp import line_of, request_in, spans_in
+from supervisor.api.otlp import is_of_user, line_of, request_in, spans_in
 from supervisor.api.span_lines import spans_of
 
 log = Log(__name__)
 
 RUN_SPANS_MAX = 100_000
+USERS_FILL_MAX = RUN_SPANS_MAX // 2
+"""Once a run has so many, no more of its users' own are taken: what a sandbox makes crowds out nothing of ours."""
 RUNS_REMEMBERED_MAX = 64
 EXECUTOR_SERVICES = frozenset({"andon-exec", "andon-gw", "andon-agent", "andon-user"})
 
@@ -89,7 +91,9 @@ class TraceSink:
         stored = self._spans_of(run_id, path)
         ids: set[str] = set()
         _keep(request, lambda _, span: _is_first(span.span_id.hex(), stored, ids))
-        if not ids or len(stored) + len(ids) > RUN_SPANS_MAX:
+        # Of a user's, none after the first that is refused: a child never comes before its parent.
+        is_full = len(stored) >= USERS_FILL_MAX if any(map(is_of_user, request.resource_spans)) else len(stored) + len(ids) > RUN_SPANS_MAX
+        if not ids or is_full:
             self.rejected += len(ids)
             return False
         if self._expect:

@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.telemetry import Context, Spans
-from supervisor.api.trace_sink import TraceSink, trace_ids_of
+from supervisor.api.trace_sink import USERS_FILL_MAX, TraceSink, trace_ids_of
 from tests.fakes.traces import SeenTrace
 
 RUN, OTHER = "01jd8m6w2x", "01jd8m6w2y"
@@ -173,3 +173,18 @@ def test_the_traces_of_a_payload_are_known_without_storing_it():
     """The supervisor finds the run by it."""
     assert trace_ids_of(a_payload("one")) == {trace_id(RUN)}
     assert trace_ids_of(b"junk") == set()
+
+
+@pytest.mark.parametrize(("there", "taken"), [(USERS_FILL_MAX - 1, ["process", "test_a"]), (USERS_FILL_MAX, ["process"])])
+def test_a_users_own_spans_crowd_out_nothing_of_ours(sink: TraceSink, path: Path, there: int, taken: list[str]):
+    """Of a run that has very many, no more of them are taken, and what an executor did still is."""
+    path.parent.mkdir(parents=True)
+    many = [{"spanId": f"{number:016x}"} for number in range(1, there)]
+    path.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": many}]}]}) + "\n")
+
+    for payload in (a_payload("process"), a_payload("test_a", service="andon-user"), a_payload("test_b", service="andon-user")):
+        sink.store(RUN, payload, from_executor=True)
+
+    new = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    assert [span["name"] for each in new for span in each["resourceSpans"][0]["scopeSpans"][0]["spans"]] == taken
+    assert sink.rejected == 3 - len(taken)
