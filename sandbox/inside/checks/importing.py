@@ -30,11 +30,25 @@ _ROOTS = ("src", "lib", "python")
 """Directories that are no package but hold them."""
 _START = """
 import json, os, sys
+from importlib import machinery as _machinery
+class _Source(_machinery.SourceFileLoader):
+    def path_stats(self, path):
+        raise OSError("what was compiled before is not believed")
+def _hook(workspace):
+    find = _machinery.FileFinder.path_hook(
+        (_machinery.ExtensionFileLoader, _machinery.EXTENSION_SUFFIXES), (_Source, _machinery.SOURCE_SUFFIXES)
+    )
+    def hook(path):
+        if path != workspace and not path.startswith(workspace + "/"):
+            raise ImportError(path)
+        return find(path)
+    return hook
 def _begin(question, answer):
     import builtins
     with open(question, closefd=True, encoding="utf-8") as file:
         asked = json.load(file)
         os.ftruncate(question, 0)
+    sys.path_hooks.insert(0, _hook(asked.pop("workspace")))
     space = {"__builtins__": dict(vars(builtins)), "__name__": "signatures"}
     exec(compile(asked.pop("source"), "<signatures>", "exec"), space)
     return space["begin"](asked, answer)
@@ -146,7 +160,7 @@ def _read(look: _Look, locked: Sequence[str], others: Sequence[str]) -> tuple[En
         "names": [place.name for place in places.values()],
         "locked": [[path, str(workspace / path), places[path].name] for path in locked],
         "end": _END_LINE,
-        "compiled": str(look.paths.tmp / "signatures-compiled"),
+        "workspace": str(workspace),
     }
     with _file_in_memory("question", json.dumps(asked).encode()) as question, _file_in_memory("answer", b"") as answer:
         argv = (*look.argv, str(question), str(answer))

@@ -80,7 +80,7 @@ def begin(asked: dict[str, Any], answer: int) -> tuple[list[str], list[list[str]
 
     Args:
         asked: `key` in hex, `path` to look for modules first, `names`, `locked` with path, file and name of each, `end`, the line of
-            the caller's caller that raises `END`, and `compiled`, where compiled modules go.
+            the caller's caller that raises `END`.
         answer: Descriptor of a file: a signature of 64 hex digits goes there, then JSON.
     """
     signature = blake2b(key=bytes.fromhex(asked.pop("key")), digest_size=32)
@@ -96,7 +96,6 @@ def begin(asked: dict[str, Any], answer: int) -> tuple[list[str], list[list[str]
 
     _hide()
     sys.path[:0] = asked["path"]
-    sys.pycache_prefix = asked["compiled"]
     sys.addaudithook(heard)
     return asked["names"], failures
 

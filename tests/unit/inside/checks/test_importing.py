@@ -1,5 +1,7 @@
 """Names of modules, and what a process that imported them may answer."""
 
+import py_compile
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,7 +51,7 @@ def read(
     """Return the report on files, or what was said instead."""
     paths = Paths.below(str(directory))
     for each in (paths.workspace, paths.out, paths.tmp):
-        each.mkdir(parents=True)
+        each.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         path = paths.workspace / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +116,25 @@ def test_what_a_module_declares_is_read(tmp_path: Path):
     assert [each.name for each in point["__init__"].parameters] == ["self", "x", "y"]
     assert (point["of"].kind, point["of"].inner[0].is_async) == ("class method", True)
     assert [each.kind for each in point["size"].inner] == ["function", "function", "value"]
+
+
+def test_what_was_compiled_before_is_not_believed(tmp_path: Path):
+    """A compiled module in the tree may be of another source; the control: Python itself takes it."""
+    other = tmp_path / "other.py"
+    other.write_text("def b(): ...\n")
+    unchecked = py_compile.compile(str(other), str(tmp_path / "other.pyc"), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    root = tmp_path / "root"
+    compiled = root / "workspace" / "__pycache__" / f"a.{sys.implementation.cache_tag}.pyc"
+    (root / "workspace").mkdir(parents=True)
+    compiled.parent.mkdir()
+    compiled.write_bytes(Path(str(unchecked)).read_bytes())
+
+    report = read(root, {"a.py": "def a(): ...\n"}, "a.py")
+    plain = subprocess.run([sys.executable, "-c", "import a; print(a.b)"], cwd=root / "workspace", capture_output=True, check=False)
+
+    assert plain.returncode == 0, plain.stderr  # control
+    assert isinstance(report, SignatureReport)
+    assert list(report.alone.modules["a.py"].names) == ["a"]
 
 
 def test_scripts_find_their_neighbours(tmp_path: Path):
