@@ -135,6 +135,11 @@ def test_a_run_is_one_trace_with_one_root_and_nothing_loose(line: Line, jaeger: 
     assert faults(line, jaeger, done.result["run_id"]) == []
     (root,) = trace.roots
     assert (root.name, root.span_id, root.trace_id) == ("RUN feature", span_id(done.result["run_id"]), done.result["trace_id"])
+    assert done.result["trace_url"] == f"http://127.0.0.1:16686/trace/{root.trace_id}"
+    assert [line for line in done.stderr.splitlines() if done.result["trace_url"] in line] == [
+        f"[andon] trace: {done.result['trace_url']}",
+        f"  trace     {done.result['trace_url']}",
+    ]
     assert root.attributes["cicd.pipeline.result"] == "success"
     assert {span.service for span in trace.spans} == {"andon-sup", "andon-exec", "andon-gw", "andon-agent"}
 
