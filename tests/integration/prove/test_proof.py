@@ -151,7 +151,8 @@ async def test_a_killed_proof_leaves_nothing(engine: TestEngine, tmp_path: Path)
                 proof.send_signal(signal.SIGKILL)
         await wait_until(_later(lambda: left_in(state) == []), "directories and mounts are gone", within_s=60)
         await wait_until(_later(lambda: not any(ours in name for name in names())), "containers are gone", within_s=60)
-        assert not (Path(f"/tmp/andon-{os.getuid()}") / ours).exists()
+        sockets = Path(f"/tmp/andon-{os.getuid()}") / ours  # they go last
+        await wait_until(_later(lambda: not sockets.exists()), "the sockets are gone", within_s=60)
 
 
 def _later(is_so: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
