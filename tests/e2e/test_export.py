@@ -27,7 +27,7 @@ from tests.fakes.scripts.rate_limit import HAPPY, SPEC
 from tests.fakes.traces import SeenTrace
 from tests.servers.jaeger import jaeger
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
 
 DOWN_S_MAX = 10.0
 """Of `andon down`: broker, executor and supervisor end one after the other; an exporter that waits for its collector takes 7 to 30 s."""
@@ -88,7 +88,7 @@ def test_of_a_run_that_is_not_sampled_there_is_no_span_anywhere(provider: Provid
     with jaeger() as there:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": there.otlp, "OTEL_TRACES_SAMPLER": "always_off", "ANDON_HTTP": f"127.0.0.1:{pages}"}
         with a_line(tmp_path, provider, environment | {"TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01"}) as line:
-            done = line.run(*arguments)
+            done = line.run(*arguments, timeout_s=400)
             assert done.exit_code == 0, done.stderr
             shown = line.andon("trace", done.result["run_id"])
             told = asyncio.run(telemetry_of(line))
