@@ -31,6 +31,7 @@ from supervisor.pipeline.survey import stage_of
 from supervisor.stages.agents import agent_spec, load_agent, override_path
 from supervisor.stages.contract import scope_for
 from supervisor.stages.files import text_at
+from supervisor.stages.programs import program_of, programs_check
 from supervisor.stages.quality import checks_for, checks_of_tests
 
 REMEMBERED_MAX = 4096
@@ -140,11 +141,16 @@ class Dispatcher:
         definition = load_agent(stage.agent or stage.role, override, model=model)
         return agent_spec(definition, prompt, steps_max=stage.steps_max, output_tokens_max=stage.output_tokens_max, driver=stage.driver)
 
+    async def _programs(self, run: RunState) -> list[str]:
+        agents = [stage for stage in run.pipeline.stages if stage.agent is not None]
+        drivers = [stage.driver or (await self._agent(run, stage, "")).driver for stage in agents]
+        return [program_of(driver) for driver in drivers]
+
     async def _checks(self, run: RunState, command: Dispatch, stage: Stage) -> tuple[Check, ...]:
         # Of the base commit, never of the branch under test (DECISIONS D12).
         checks = await self._mirror.inspect([run.intent.base_commit], lambda tree: checks_for(tree, stage))
         if command.stage == BASELINE:
-            return checks
+            return (*checks, *programs_check(await self._programs(run), checks))
         chosen = checks_of_tests(checks) if command.stage == RED_CHECK else checks
         ours = await signature_check(self._mirror, run, stage, command.base_commit, chosen)
         # Before the others: what they run could put another product in the place of what they ran.

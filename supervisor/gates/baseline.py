@@ -6,6 +6,7 @@ from supervisor.gates.evidence import CheckEvidence, Evidence, is_file
 from supervisor.gates.floors import unreliable
 from supervisor.gates.remedy import dockerfile_for, missing_modules, paste, quality_toml_for
 from supervisor.gates.verdict import Judgement, finding, judgement
+from supervisor.stages.programs import is_programs_check
 
 _PYTEST_NOT_FOUND = (4, "file or directory not found")
 _PYTEST_BROKE = {3: "an internal error", 4: "a wrong command line or configuration"}
@@ -59,6 +60,12 @@ def _tests(check: CheckEvidence, tree: Tree) -> Finding | None:
 
 def _other(check: CheckEvidence, tree: Tree) -> Finding | None:
     command = " ".join(check.argv)
+    if is_programs_check(check.argv) and check.is_missing_command:
+        return finding(
+            check.name,
+            f"the program of an agent is not in the image: {', '.join(check.output_tail.split()[:5])[:300]}; install it in the "
+            "repository's `.andon/Dockerfile` (docs/agents.md), or choose another `driver`",
+        )
     if check.is_missing_command:
         return finding(check.name, f"`{command}` is not in the image: {_last_line(check)}\n{_paste(check, tree)}")
     unfinished = _unfinished(check)

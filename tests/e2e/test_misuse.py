@@ -170,6 +170,20 @@ def test_a_repository_without_its_dependencies_gets_a_dockerfile_instead_of_a_bi
     assert every_byte(repository) == before
 
 
+def test_a_foreign_agent_that_is_not_in_the_image_is_found_before_it_costs(
+    line: Line, provider: Provider, repository: Path, tmp_path: Path
+):
+    """Not at its own stage, when others were paid already: the baseline names the program, exit 2."""
+    (tmp_path / "pipeline.yaml").write_text("pipeline: {defaults: {agent: {driver: command, command: no-such-agent --task}}}\n")
+
+    done = line.run("Add a thing", "--repo", str(repository), "--pipeline", str(tmp_path / "pipeline.yaml"))
+
+    assert (done.exit_code, done.rounds) == (2, [("baseline", 1, "fail")]), done.stderr
+    assert provider.server.log == []
+    for told in ("not in the image: no-such-agent", ".andon/Dockerfile", "docs/agents.md"):
+        assert told in done.stderr, told
+
+
 def test_an_image_of_the_repositorys_own_needs_consent(line: Line, provider: Provider, repository: Path):
     """The one build with network is not begun for a Dockerfile nobody agreed to: exit 2 and how to agree (DECISIONS D11)."""
     commit_files(repository, {".andon/Dockerfile": "FROM andon/agent\nRUN touch /x\n"})

@@ -120,6 +120,26 @@ async def test_a_checks_job_has_no_agent_and_may_write_nothing(tmp_path: Path):
         assert not job.scope.patterns
 
 
+async def test_the_baseline_looks_for_the_programs_of_foreign_agents(tmp_path: Path):
+    """Those a stage or a definition of the base commit names, once each, after the checks; no other job does, and no line of our own."""
+    text = """
+pipeline:
+  stages:
+    - {name: implement, agent: {name: implement, driver: claude-code}}
+    - {name: test, agent: {name: test, driver: claude-code}}
+    - {name: docs, agent: docs, depends_on: [test]}
+    - {name: validate, type: builtin, depends_on: [implement, docs]}
+"""
+    docs = "---\nname: docs\nmodel: claude-sonnet-5-5\ndriver: command\ncommand: mini --task {prompt}\n---\nWrite.\n"
+    async with a_bench(tmp_path, {".andon/agents/docs.md": docs}, text) as bench:
+        jobs = [await bench.job(stage, stage, "checks") for stage in ("baseline", "validate")]
+    async with a_bench(tmp_path / "ours", {}) as bench:
+        ours = await bench.job("baseline", "baseline", "checks")
+
+    assert [[check.name for check in job.checks] for job in (*jobs, ours)] == [["tests", "agent-programs"], ["tests"], ["tests"]]
+    assert jobs[0].checks[-1].argv[-2:] == ("claude", "mini")
+
+
 _THREE = "{name: i, role: interface}, {name: m, role: implement, depends_on: [i]}, {name: v, role: validate, depends_on: [m]}"
 LOCKING = f"pipeline: {{stages: [{_THREE}]}}"
 
