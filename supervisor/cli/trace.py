@@ -41,7 +41,7 @@ def command(app: App, run_id: str | None, depth: int | None, is_open: bool, as_j
     files = files_named(app, run_id)
     run = files.run()
     if files.is_afar and not files.trace_path.exists():
-        raise UsageError(f"the trace of run {run.run_id} is on its supervisor's host; look there, or in Jaeger for {run.trace_id}")
+        raise UsageError(f"the trace of run {run.run_id} is on its supervisor's host; look there, or at {run.trace_url or run.trace_id}")
     if not run.sampled and not is_open:
         click.echo(f"run {run.run_id} has no trace: it was not sampled (OTEL_TRACES_SAMPLER)", err=True)
         return
