@@ -191,3 +191,13 @@ def test_the_standard_names_of_tracing_are_read_and_headers_are_not_shown(tmp_pa
     assert "secret" not in str(config.rows()) + repr(config)
     others = [load(environ={**environ, name: "x"}) for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_SDK_DISABLED")]
     assert len({each.telemetry_fingerprint for each in (config, *others)}) == 3
+
+
+def test_the_log_level_is_a_word_of_four(tmp_path: Path) -> None:
+    """From the file or the environment, there in any case; another word is refused by the name of its source."""
+    environ = a_file(tmp_path, "log_level: warning\n")
+
+    assert load({}, environ).log_level == "warning"
+    assert load({}, {**environ, "ANDON_LOG_LEVEL": "DEBUG"}).log_level == "debug"
+    with pytest.raises(ConfigError, match="environment ANDON_LOG_LEVEL: log_level"):
+        load({}, {**environ, "ANDON_LOG_LEVEL": "loud"})
