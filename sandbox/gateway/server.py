@@ -1,7 +1,6 @@
 """The listener of one attempt: a unix socket, literal routes, a cap on connections; not what a route does (`session`)."""
 
 import asyncio
-import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -12,8 +11,9 @@ from typing import Self
 from sandbox.gateway.connection import BodyAllowance, Connection, Exchange, Timeouts
 from sandbox.gateway.peer import Peer, peer_of
 from sandbox.gateway.refusal import ClientGone, Refusal
+from sandbox.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 CONNECTIONS_MAX = 32
 OPEN_MAX = 4 * CONNECTIONS_MAX
@@ -111,7 +111,7 @@ class Server:
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("gateway.connection_fault", exc_info=error)
+            log.exception("gateway.connection_broke", "a connection broke", error=error)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._tasks) > OPEN_MAX:
@@ -143,7 +143,7 @@ class Server:
 
     def _admission(self, peer: Peer) -> Refusal | None:
         if self._peer_uid is not None and peer.uid != self._peer_uid:
-            log.warning("gateway.peer_refused", extra={"uid": peer.uid})
+            log.warning("gateway.peer_refused", "another user came to the socket", uid=peer.uid)
             return Refusal(403, "permission_error", "this socket belongs to another user", retry=False)
         if len(self._connections) >= CONNECTIONS_MAX:
             oldest_idle = next((connection for connection in self._connections if connection.is_idle), None)
@@ -164,7 +164,7 @@ class Server:
         except (Refusal, ClientGone):
             raise
         except Exception as error:  # our bug, in one request: the attempt's other requests and its clean-up go on
-            log.exception("gateway.fault")
+            log.exception("gateway.broke", "a request broke")
             raise Refusal(500, "api_error", "the gateway failed", retry=False) from error
 
     def _route_below(self, target: str) -> Route | None:

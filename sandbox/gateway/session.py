@@ -6,7 +6,6 @@ used one of them (D18); another process of the same sandbox gets 403 there.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -36,8 +35,9 @@ from sandbox.gateway.tally import CallReport, Failure, Tally, View
 from sandbox.gateway.terms import Terms, Tuning
 from sandbox.gateway.traces_route import TracesRoute
 from sandbox.gateway.upstream import Provider, Source, Upstream
+from sandbox.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 SOCKET_NAME = "gateway.sock"
 SUBMISSION_BYTES_MAX = 64 * 1024
@@ -287,7 +287,13 @@ class Session:
         async def checked(exchange: Exchange) -> None:
             self._owner = self._owner or exchange.peer
             if exchange.peer != self._owner:
-                log.warning("gateway.second_peer", extra={"pid": exchange.peer.pid, "owner": self._owner.pid, "target": exchange.target})
+                log.warning(
+                    "gateway.second_peer",
+                    "a second process asked for the model",
+                    pid=exchange.peer.pid,
+                    owner=self._owner.pid,
+                    target=exchange.target,
+                )
                 raise Refusal(403, "permission_error", "this route belongs to another process", retry=False)
             await capped(exchange)
 
