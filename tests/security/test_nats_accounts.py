@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.bus import Connection, NatsExecutorLink, Subscription, public_key
-from sandbox.bus.assets import BUCKET_BYTES_MAX
+from sandbox.bus.assets import BUCKET_BYTES_MAX, ensure_export
 from sandbox.contract import subjects
 from sandbox.contract.blob import input_bucket, output_bucket
 from sandbox.contract.errors import BrokerError, Rejected
@@ -82,6 +82,7 @@ async def test_an_executor_does_its_work_with_its_own_rights(site: Site) -> None
         ("andon.res.ex2.done", "{}"),
         ("andon.tel.ex2", "{}"),
         ("andon.progress.ex2", "{}"),
+        ("andon.export", "{}"),
         ("andon.rpc.join.ex2", "{}"),
         ("andon.rpc.claim.ex2", "{}"),
         ("andon.rpc.budget.ex2", "{}"),
@@ -179,13 +180,15 @@ async def test_an_executor_may_not_listen_elsewhere(site: Site, subject: str) ->
 
 
 @pytest.mark.parametrize(
-    "target", ["andon.job.default", "andon.job.default@ex1", "andon.job.gpu", "andon.res.ex2.done", "andon.ev.0123456789"]
+    "target",
+    ["andon.job.default", "andon.job.default@ex1", "andon.job.gpu", "andon.res.ex2.done", "andon.ev.0123456789", "andon.export"],
 )
 async def test_a_reply_subject_cannot_carry_a_message_into_a_stream(site: Site, target: str) -> None:
     """Reply subjects are not permission-checked; the account boundary is what keeps the answers out (measured: NATS.md §8)."""
+    await ensure_export(site.fleet)
     await site.supervisor.publish_job(a_job(), "d1")
     ref = await site.supervisor.put_blob(f"{RUN}/in", b"data", INPUT)
-    before = {name: await _messages(site, name) for name in ("JOBS", "RESULTS", "EVENTS")}
+    before = {name: await _messages(site, name) for name in ("JOBS", "RESULTS", "EVENTS", "EXPORT")}
 
     await site.attacker.publish("andon.res.ex1.done", b"{}", reply=target)
     await site.attacker.publish("$KV.EXECUTORS.ex1", b"{}", reply=target)
@@ -195,7 +198,7 @@ async def test_a_reply_subject_cannot_carry_a_message_into_a_stream(site: Site, 
     assert await site.ex1.get_blob(ref) == b"data"  # a round trip on the same broker: the above is through
     await asyncio.sleep(0.1)
 
-    after = {name: await _messages(site, name) for name in ("JOBS", "RESULTS", "EVENTS")}
+    after = {name: await _messages(site, name) for name in before}
     assert after == {**before, "RESULTS": before["RESULTS"] + 1}
 
 
