@@ -11,6 +11,7 @@ import pytest
 from supervisor.demo import SAMPLE_FEATURE
 from tests.e2e.golden import difference
 from tests.e2e.line import CANARY, Finished, Line, Provider
+from tests.e2e.log_lines import lines_of
 from tests.e2e.watching import a_sample, branches, going, sandboxes, stack_pids, wait_until
 from tests.fakes.traces import SeenTrace
 from tests.leaks import mounts_below
@@ -47,7 +48,9 @@ def canaries(directory: Path) -> list[str]:
 def test_nothing_is_left_of_a_run_and_the_key_is_nowhere(provider: Provider, tmp_path: Path):
     """The stack ends with its last client: no container, mount, process or socket; no file below the state directory has the key."""
     line = Line(tmp_path / "home", provider.server.environment())
-    line.home.mkdir()
+    (line.home / "config" / "andon").mkdir(parents=True)
+    # Everything that can be said of it is searched for the key too.
+    (line.home / "config" / "andon" / "config.yaml").write_text("log_level: debug\n")
     repository = a_sample(tmp_path / "notes")
 
     with going(line, "Add rate limiting to the API", "--repo", str(repository)) as run:
@@ -69,6 +72,8 @@ def test_nothing_is_left_of_a_run_and_the_key_is_nowhere(provider: Provider, tmp
     assert mounts_below(line.home) == []
     assert not sockets(line).exists()
     assert not (line.state / "stack.json").exists()
+    said = {(each["service.name"], each["event"]) for each in lines_of(line, run.run_id) if each["level"] == "debug"}
+    assert {("andon-sup", "budget.settled"), ("andon-exec", "container.output")} <= said, "the control: the log is at level debug"
     assert canaries(line.home) == []
     assert canaries(repository) == []
     (line.home / "control").write_text(CANARY)
