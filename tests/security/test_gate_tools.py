@@ -35,7 +35,7 @@ from tests.fakes.gateway_ledger import MemoryLedger
 from tests.fakes.memory_tree import MemoryTree
 from tests.servers.engines import TestEngine
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.abuse("S09")]
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.abuse("S09")]
 
 TOOLS = ["bandit==1.9.4", "black==26.10.1", "detect-secrets==1.5.0", "mypy==2.4.1", "pyright==1.1.414", "pytest-cov==7.1.0", "ruff==0.17.5"]
 IMAGE = "andon/test-gate-tools"
@@ -195,8 +195,8 @@ async def run_in_a_sandbox(runtime: DockerRuntime, slot: SlotSpec, image: str, c
 
 
 @pytest.fixture(scope="module")
-def left() -> dict[str, tuple[CheckExit, Evidence]]:
-    """Keep what the one job left, by row, for all tests of this file."""
+def left_on() -> dict[str, dict[str, tuple[CheckExit, Evidence]]]:
+    """Keep what the one job of each engine left, by row, for all tests of this file."""
     return {}
 
 
@@ -207,9 +207,10 @@ async def evidence(
     agent_image: str,
     a_slot: Callable[..., SlotSpec],
     tmp_path: Path,
-    left: dict[str, tuple[CheckExit, Evidence]],
+    left_on: dict[str, dict[str, tuple[CheckExit, Evidence]]],
 ) -> dict[str, tuple[CheckExit, Evidence]]:
     """Return each row's end and evidence."""
+    left = left_on.setdefault(engine.name, {})
     if not left:
         image = await asyncio.to_thread(image_with_tools, engine, agent_image, tmp_path)
         slot = a_slot(deadline=time.time() + 900)
