@@ -47,6 +47,11 @@ class Usage(Frozen):
     cache_read_input_tokens: int = Field(0, ge=0)
     cache_write_input_tokens: int = Field(0, ge=0)
 
+    @property
+    def all_input_tokens(self) -> int:
+        """Return the input tokens, cached ones included, as the conventions of OpenTelemetry count them."""
+        return self.input_tokens + self.cache_read_input_tokens + self.cache_write_input_tokens
+
     def __add__(self, other: "Usage") -> "Usage":
         """Return the sum, field by field."""
         return Usage(

@@ -16,7 +16,7 @@ def chat_span(spans: Spans, parent: Context, report: CallReport) -> None:
         "gen_ai.request.max_tokens": report.output_tokens_max,
         "gen_ai.request.stream": True,
         # The convention's input tokens include the cached ones.
-        "gen_ai.usage.input_tokens": usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens,
+        "gen_ai.usage.input_tokens": usage.all_input_tokens,
         "gen_ai.usage.output_tokens": usage.output_tokens,
         "gen_ai.usage.cache_read.input_tokens": usage.cache_read_input_tokens,
         "gen_ai.usage.cache_write.input_tokens": usage.cache_write_input_tokens,

@@ -75,7 +75,7 @@ class Meter:
     def prompt_tokens(self) -> int:
         """Return the size of the whole prompt, cached tokens included."""
         usage = self.usage
-        return usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
+        return usage.all_input_tokens
 
     def cost_nano_usd(self, prices: PriceList, model: str, on: date) -> int:
         """Return what the tokens known so far cost; the model the provider names decides, if it has a price."""

@@ -95,7 +95,7 @@ class Tally:
     def view(self) -> View:
         """Return what to show."""
         usage = self.usage
-        tokens = usage.input_tokens + usage.output_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
+        tokens = usage.all_input_tokens + usage.output_tokens
         return View(self.turn, self.tool, tokens, self.cost_nano_usd, self.activity.is_limited)
 
     def begin(self, turn: int) -> None:

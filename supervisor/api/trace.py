@@ -294,7 +294,7 @@ class RunTrace:
                 "cicd.pipeline.result": result,
                 "gen_ai.operation.name": "invoke_workflow",
                 "gen_ai.workflow.name": run.pipeline.name,
-                "andon.usage.input_tokens": run.budget.usage.input_tokens,
+                "andon.usage.input_tokens": run.budget.usage.all_input_tokens,
                 "andon.usage.output_tokens": run.budget.usage.output_tokens,
                 "andon.cost.usd": run.budget.settled_nano_usd / 1e9,
             },

@@ -232,7 +232,7 @@ def usage_of(job: JobState) -> Usage:
 
 def tokens_of(usage: Usage) -> int:
     """Return every token that was counted, cached ones included."""
-    return usage.input_tokens + usage.output_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
+    return usage.all_input_tokens + usage.output_tokens
 
 
 def is_over(run: RunState) -> bool:
