@@ -74,8 +74,7 @@ class Meter:
     @property
     def prompt_tokens(self) -> int:
         """Return the size of the whole prompt, cached tokens included."""
-        usage = self.usage
-        return usage.all_input_tokens
+        return self.usage.all_input_tokens
 
     def cost_nano_usd(self, prices: PriceList, model: str, on: date) -> int:
         """Return what the tokens known so far cost; the model the provider names decides, if it has a price."""

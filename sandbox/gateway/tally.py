@@ -94,8 +94,7 @@ class Tally:
     @property
     def view(self) -> View:
         """Return what to show."""
-        usage = self.usage
-        tokens = usage.all_input_tokens + usage.output_tokens
+        tokens = self.usage.all_input_tokens + self.usage.output_tokens
         return View(self.turn, self.tool, tokens, self.cost_nano_usd, self.activity.is_limited)
 
     def begin(self, turn: int) -> None:
