@@ -40,6 +40,10 @@ class Scrub:
         plain = self._known.sub(REPLACEMENT, text) if self._known else text
         return _SHAPES.sub(REPLACEMENT, plain)
 
+    def finds(self, text: str) -> bool:
+        """Return whether there is a secret in `text`."""
+        return bool(_SHAPES.search(text) or (self._known and self._known.search(text)))
+
     def beginning(self, text: str, chars_max: int) -> str:
         """Return at most so many characters from the beginning of `text`, without secrets, not even a half one where it is cut."""
         looked_at = text[: chars_max + SECRET_CHARS_MAX]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from opentelemetry.trace import SpanKind
 
 from sandbox.gateway.otlp_body import GivenSpan, Value
+from sandbox.scrub import Scrub
 
 NAME_CHARS_MAX = 200
 NAME_WORDS_MAX = 4
@@ -33,7 +34,7 @@ _TEXTS = re.compile(
     r"http\.(?:request|response)\.header\..*|url\.query|exception\.(?:message|stacktrace)|db\.(?:statement|query\.(?:text|parameter\..*))"
 )
 """Of those conventions, but made to hold texts or secrets."""
-_SECRET = re.compile(r"sk-ant-|\bsk-[A-Za-z0-9]{20}|\bgh[opsur]_[A-Za-z0-9]{20}|\bAKIA[0-9A-Z]{16}|\beyJ[A-Za-z0-9_-]{10,}\.")
+_SCRUB = Scrub()
 _KINDS = {2: SpanKind.SERVER, 3: SpanKind.CLIENT, 4: SpanKind.PRODUCER, 5: SpanKind.CONSUMER}
 _INT_BITS = 63
 
@@ -51,7 +52,7 @@ class UserSpan(NamedTuple):
 
 def judged(given: GivenSpan) -> UserSpan | None:
     """Return what may be made of a span, None if its name is none, or one of ours."""
-    if len(given.name) > NAME_CHARS_MAX or not _NAME.fullmatch(given.name) or _SECRET.search(given.name) or _is_ours(given.name):
+    if len(given.name) > NAME_CHARS_MAX or not _NAME.fullmatch(given.name) or _SCRUB.finds(given.name) or _is_ours(given.name):
         return None
     plain = [(key, value) for key, value in given.attributes if _is_public(key) and _is_plain(value)]
     kept = dict(plain[:ATTRIBUTES_MAX])
@@ -79,9 +80,9 @@ def _is_public(key: str) -> bool:
 
 def _is_plain(value: Value) -> bool:
     if isinstance(value, str):
-        return bool(_VALUE.fullmatch(value)) and not _SECRET.search(value)
+        return bool(_VALUE.fullmatch(value)) and not _SCRUB.finds(value)
     return value.bit_length() <= _INT_BITS if isinstance(value, int) else math.isfinite(value)
 
 
 def _error_type(said: object) -> str:
-    return said if isinstance(said, str) and _VALUE.fullmatch(said) and not _SECRET.search(said) else OTHER_ERROR
+    return said if isinstance(said, str) and _VALUE.fullmatch(said) and not _SCRUB.finds(said) else OTHER_ERROR

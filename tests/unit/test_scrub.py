@@ -29,6 +29,7 @@ def test_what_looks_like_a_key_is_taken_out(secret: str):
     """Wherever it stands, and what stands around it stays."""
     assert Scrub().of(f"KEY={secret}") == f"KEY={REPLACEMENT}"
     assert Scrub().of(f'x "{secret}').startswith(f'x "{REPLACEMENT}')
+    assert Scrub().finds(f"KEY={secret}")
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,7 @@ def test_what_looks_like_a_key_is_taken_out(secret: str):
 def test_ordinary_text_stays(text: str):
     """The companion case: words that merely resemble one."""
     assert Scrub().of(text) == text
+    assert not Scrub().finds(text)
 
 
 def test_credentials_in_addresses_and_headers_are_taken_out():
@@ -57,6 +59,7 @@ def test_what_the_host_knows_is_taken_out_whatever_it_looks_like():
     scrub = Scrub({"correct horse", "correct horse battery", "short"})
 
     assert scrub.of("correct horse battery staple, correct horse, short") == f"{REPLACEMENT} staple, {REPLACEMENT}, short"
+    assert (scrub.finds("a correct horse"), scrub.finds("a short one")) == (True, False)
 
 
 def test_secrets_of_an_environment_are_what_its_names_say_and_passwords_in_addresses():
