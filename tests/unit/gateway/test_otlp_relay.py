@@ -2,7 +2,7 @@
 
 import gzip
 import json
-import secrets
+from itertools import count
 from typing import Any
 
 import pytest
@@ -15,6 +15,8 @@ from sandbox.telemetry import Context, Spans
 
 PARENT = Context(trace_id("01jd8m6w2x"), span_id("01jd8m6w2x/implement/1/1"))
 BEGUN, NOW = 1_000.0, 1_060.0
+IDS = count(1)
+"""Of spans: the same in every process, because they are in names of tests."""
 
 
 class Relayed:
@@ -56,7 +58,7 @@ def body(*spans: dict[str, Any]) -> bytes:
 def a_span(attributes: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     return {
         "traceId": PARENT.trace_id,
-        "spanId": secrets.token_hex(8),
+        "spanId": f"{next(IDS):016x}",
         "parentSpanId": "bbbbbbbbbbbbbbbb",
         "name": "execute_tool bash",
         "startTimeUnixNano": str(int(1_010e9)),

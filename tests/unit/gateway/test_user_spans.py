@@ -2,11 +2,11 @@
 
 import gzip
 import json
-import secrets
 import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from sandbox.telemetry import Context, Spans
 
 PROGRAM = Context(trace_id("01jd8m6w2x"), span_id("01jd8m6w2x/implement/1/1#program"))
 BEGUN, NOW = 1_000.0, 1_060.0
+IDS = count(1)
 TOOL = "7" * 16
 CHECK = check_span_id(PROGRAM.span_id, "tests")
 
@@ -80,7 +81,7 @@ def a_span(name: str, own: str = "", parent: str = PROGRAM.span_id, **fields: An
     attributes = fields.pop("attributes", {})
     span = Span(
         trace_id=bytes.fromhex(fields.pop("trace", PROGRAM.trace_id)),
-        span_id=bytes.fromhex(own or secrets.token_hex(8)),
+        span_id=bytes.fromhex(own or f"{next(IDS):016x}"),
         parent_span_id=bytes.fromhex(parent),
         name=name,
         start_time_unix_nano=fields.pop("start_ns", int(1_010e9)),
