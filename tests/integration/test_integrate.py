@@ -394,7 +394,7 @@ async def test_work_stored_by_another_attempt_does_not_count(tmp_path: Path):
 
         verdict = await judged(line, spec, commit=commit, git_bundle=ref)
 
-        assert "was not stored by this attempt" in of_tests(verdict)
+        assert "was not stored by this attempt" in verdict.findings[0].message
 
 
 async def test_a_green_report_of_another_stage_is_no_evidence(tmp_path: Path):
