@@ -1,7 +1,7 @@
 """The spans of one attempt (TRACING.md §2): what the host did, the model calls, the tool calls; not when they are sent (`account`).
 
 A span that has children is ours, never the container's: its death loses at most the tool call in flight. They
-have derived ids, so that the supervisor can end them for an executor that died (`supervisor/api/trace`).
+have derived ids, so that the supervisor can end them for an executor that died (`supervisor/api/traces/run_trace`).
 """
 
 import time

@@ -14,8 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from sandbox.contract.figures import Figures
 from sandbox.contract.result import Outcome
 from sandbox.contract.wire import Heartbeat
-from supervisor.api.otlp import is_of_user
-from supervisor.api.trace import RESULTS
+from supervisor.api.traces.otlp import is_of_user
+from supervisor.api.traces.run_trace import RESULTS
 from supervisor.pipeline.budget import call_key
 from supervisor.pipeline.costs import UNKNOWN_MODEL
 from supervisor.pipeline.events import (

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from sandbox.contract.figures import Figures
 from sandbox.contract.ids import trace_id
 from sandbox.contract.wire import SupervisorLink
-from supervisor.api.export import Exporter
 from supervisor.api.metrics import Metrics
 from supervisor.api.run_files import files_of
-from supervisor.api.trace_sink import TraceSink, trace_ids_of
+from supervisor.api.traces.export import Exporter
+from supervisor.api.traces.sink import TraceSink, trace_ids_of
 from supervisor.config import StateDirectory
 
 RUNS_REMEMBERED_MAX: Final = 1_000

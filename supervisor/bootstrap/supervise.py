@@ -17,12 +17,12 @@ from sandbox.log import Log
 from sandbox.mirror import Mirror
 from sandbox.telemetry import Spans
 from supervisor import delivery, stack
-from supervisor.api.export import Exporter, exporting
 from supervisor.api.metrics import Metrics
 from supervisor.api.run_page import run_pages
 from supervisor.api.said import say
-from supervisor.api.trace import RunTrace
-from supervisor.api.trace_page import traces_at
+from supervisor.api.traces.export import Exporter, exporting
+from supervisor.api.traces.page import traces_at
+from supervisor.api.traces.run_trace import RunTrace
 from supervisor.bootstrap.history import keep_history
 from supervisor.bootstrap.span_keeper import SpanKeeper, trace_file
 from supervisor.bootstrap.witness import Witness

@@ -7,7 +7,7 @@ from sandbox.contract.errors import AndonError, BrokerError
 from sandbox.contract.wire import SupervisorLink
 from sandbox.log import Log
 from supervisor.api.run_files import RunFiles, files_of
-from supervisor.api.trace import RunTrace
+from supervisor.api.traces.run_trace import RunTrace
 from supervisor.config import StateDirectory
 from supervisor.pipeline.events import AnyEvent, AttemptEnded
 from supervisor.pipeline.fold import apply, fold

@@ -12,8 +12,8 @@ from sandbox.contract.release import RELEASE
 from sandbox.contract.wire import Progress
 from sandbox.telemetry import Spans
 from supervisor.api.run_files import RunFiles, files_of, seen_files_of
-from supervisor.api.trace import RunTrace
-from supervisor.api.trace_sink import TraceSink
+from supervisor.api.traces.run_trace import RunTrace
+from supervisor.api.traces.sink import TraceSink
 from supervisor.api.views import ListRow, resolve_run_id, row_of
 from supervisor.cli.app import App, say
 from supervisor.cli.client import Client

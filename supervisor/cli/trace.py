@@ -13,7 +13,7 @@ from supervisor.cli.arguments import files_named, run_argument
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from supervisor.api.span_tree import Node
+    from supervisor.api.traces.span_tree import Node
 
 BAR_CHARS = 24
 SHARES_SHOWN_MAX = 6
@@ -33,9 +33,9 @@ def command(app: App, run_id: str | None, depth: int | None, is_open: bool, as_j
 
     The bars show when in the run each part was. The file opens in the upload tab of Jaeger, too.
     """
-    from supervisor.api.critical_path import own_seconds
     from supervisor.api.inert import inert_line
-    from supervisor.api.span_tree import lines_of, trace_tree, unended
+    from supervisor.api.traces.critical_path import own_seconds
+    from supervisor.api.traces.span_tree import lines_of, trace_tree, unended
     from supervisor.errors import UsageError
 
     files = files_named(app, run_id)
@@ -63,7 +63,7 @@ def command(app: App, run_id: str | None, depth: int | None, is_open: bool, as_j
 
 
 def _print(lines: "list[tuple[str, Node]]", root: "Node", now: float, *, no_color: bool) -> None:
-    from supervisor.api.span_tree import bar_of, time_of, widest
+    from supervisor.api.traces.span_tree import bar_of, time_of, widest
 
     room = shutil.get_terminal_size((120, 24)).columns - _FIGURES_CHARS
     bar = BAR_CHARS if room - BAR_CHARS >= min(widest(lines), 2 * _TITLE_CHARS_MIN) else 0
@@ -80,8 +80,8 @@ def _print(lines: "list[tuple[str, Node]]", root: "Node", now: float, *, no_colo
 
 def _say_where_the_time_went(root: "Node", now: float) -> None:
     """Add what was longest on the critical path: what would have to be quicker for the run to be."""
-    from supervisor.api.critical_path import shares
-    from supervisor.api.span_tree import seconds_of, words_of
+    from supervisor.api.traces.critical_path import shares
+    from supervisor.api.traces.span_tree import seconds_of, words_of
 
     whole = seconds_of(root, now) or 1.0
     found = shares(root, now)
@@ -109,7 +109,7 @@ def _say_what_it_does(app: App, run_id: str) -> None:
 
 
 def _object(node: "Node", now: float, own: "Mapping[int, float]", *, is_open_only: bool) -> dict[str, Any]:
-    from supervisor.api.span_tree import seconds_of
+    from supervisor.api.traces.span_tree import seconds_of
 
     children = [child for child in node.children if child.is_open or not is_open_only]
     return {

@@ -10,7 +10,7 @@ from typing import Any
 
 from sandbox.contract.ids import trace_id
 from sandbox.telemetry import Spans
-from supervisor.api.trace import PAGES, RunTrace
+from supervisor.api.traces.run_trace import PAGES, RunTrace
 from supervisor.pipeline.fold import apply
 from supervisor.pipeline.run import RunState
 from tests.e2e.watching import wait_until

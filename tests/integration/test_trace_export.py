@@ -24,12 +24,12 @@ from sandbox.contract import subjects
 from sandbox.contract.errors import BrokerError
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.telemetry import Spans
-from supervisor.api.export import Exporter, exporting
-from supervisor.api.export.backlog import Backlog
-from supervisor.api.export.collector import Collector as Collectors
-from supervisor.api.export.delivery import Delivery
-from supervisor.api.export.endpoint import Endpoint
-from supervisor.api.trace_sink import TraceSink
+from supervisor.api.traces.export import Exporter, exporting
+from supervisor.api.traces.export.backlog import Backlog
+from supervisor.api.traces.export.collector import Collector as Collectors
+from supervisor.api.traces.export.delivery import Delivery
+from supervisor.api.traces.export.endpoint import Endpoint
+from supervisor.api.traces.sink import TraceSink
 from supervisor.config import StateDirectory
 from supervisor.store.broker.embedded import EmbeddedBroker, supervisor_file
 from tests.fakes.gateway import wait_until

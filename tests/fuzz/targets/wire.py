@@ -25,8 +25,8 @@ from sandbox.contract.task_bundle import TaskBundle
 from sandbox.contract.wire import BudgetRequest, ClaimRequest, Control, Heartbeat, JoinRequest, Progress
 from sandbox.telemetry import Attribute, Spans
 from supervisor.api.metrics import Metrics
-from supervisor.api.otlp import line_of, request_of
-from supervisor.api.trace_sink import TraceSink, trace_ids_of
+from supervisor.api.traces.otlp import line_of, request_of
+from supervisor.api.traces.sink import TraceSink, trace_ids_of
 from supervisor.pipeline.submit import DeliveredRequest, ResumeRequest, StopRequest, SubmitRequest, WhyRequest
 from tests.fakes.wire_data import PACK, RUN, SHA, a_claim, a_heartbeat, a_job, a_join, a_progress, a_reservation, a_result
 from tests.fuzz.target import Target

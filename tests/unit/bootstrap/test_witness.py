@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sandbox.telemetry import Spans
 from supervisor.api.run_files import files_of
-from supervisor.api.trace import RunTrace
-from supervisor.api.trace_sink import TraceSink
+from supervisor.api.traces.run_trace import RunTrace
+from supervisor.api.traces.sink import TraceSink
 from supervisor.bootstrap.witness import Witness
 from supervisor.config import StateDirectory
 from supervisor.pipeline import events as ev

@@ -10,8 +10,8 @@ from sandbox.contract.ids import attempt_path, program_span_id, span_id, trace_i
 from sandbox.contract.result import Outcome
 from sandbox.telemetry import Spans
 from supervisor.api.run_files import files_of
-from supervisor.api.trace import RunTrace
-from supervisor.api.trace_sink import TraceSink
+from supervisor.api.traces.run_trace import RunTrace
+from supervisor.api.traces.sink import TraceSink
 from supervisor.pipeline.events import AnyEvent
 from supervisor.pipeline.fold import apply
 from supervisor.pipeline.run import RunState

@@ -12,10 +12,10 @@ from sandbox.bus.export_buffer import ExportBuffer
 from sandbox.bus.lifetimes import Tasks, completed
 from sandbox.contract.errors import BrokerError, ConfigError
 from sandbox.log import Log
-from supervisor.api.export.backlog import Backlog
-from supervisor.api.export.collector import Collector
-from supervisor.api.export.delivery import Delivery
-from supervisor.api.export.endpoint import Endpoint
+from supervisor.api.traces.export.backlog import Backlog
+from supervisor.api.traces.export.collector import Collector
+from supervisor.api.traces.export.delivery import Delivery
+from supervisor.api.traces.export.endpoint import Endpoint
 
 log = Log(__name__)
 

@@ -11,8 +11,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from sandbox.bus.export_buffer import Buffered, give_back
 from sandbox.contract.errors import BrokerError
 from sandbox.log import Log
-from supervisor.api.export.collector import Answer, Collector
-from supervisor.api.otlp import spans_in
+from supervisor.api.traces.export.collector import Answer, Collector
+from supervisor.api.traces.otlp import spans_in
 
 log = Log(__name__)
 

@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.telemetry import Context, Spans
-from supervisor.api.trace_sink import USERS_FILL_MAX, TraceSink, trace_ids_of
+from supervisor.api.traces.sink import USERS_FILL_MAX, TraceSink, trace_ids_of
 from tests.fakes.traces import SeenTrace
 
 RUN, OTHER = "01jd8m6w2x", "01jd8m6w2y"

@@ -4,7 +4,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from sandbox.contract.errors import ConfigError
-from supervisor.api.export.endpoint import Endpoint
+from supervisor.api.traces.export.endpoint import Endpoint
 from supervisor.config import Config
 
 PORT: Final = 16686

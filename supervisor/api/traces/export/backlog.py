@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from sandbox.contract.errors import BrokerError
 from sandbox.log import Log
-from supervisor.api.otlp import parts_of, request_of, spans_in
+from supervisor.api.traces.otlp import parts_of, request_of, spans_in
 
 log = Log(__name__)
 

@@ -1,4 +1,4 @@
-"""A run's trace file as a tree a person reads: what took how long, what it cost, what broke, what still runs; spans are made in `trace`.
+"""A run's trace file as a tree a person reads: what took how long, what it cost, what broke, what still runs; made in `run_trace`.
 
 What is not in the file because it has not ended is taken from the run's state: the run itself, and the attempts that are going on.
 """
@@ -11,7 +11,7 @@ from typing import Any, Final
 from sandbox.contract.ids import attempt_path, process_span_id, program_span_id, span_id
 from supervisor.api.inert import inert_line
 from supervisor.api.report import duration
-from supervisor.api.span_lines import spans_of
+from supervisor.api.traces.span_lines import spans_of
 from supervisor.pipeline.run import AttemptState, JobState, RunState
 
 FILE_BYTES_MAX: Final = 256 << 20

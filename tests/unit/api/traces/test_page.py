@@ -2,7 +2,7 @@
 
 import pytest
 
-from supervisor.api.trace_page import traces_at
+from supervisor.api.traces.page import traces_at
 from supervisor.config import load
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"

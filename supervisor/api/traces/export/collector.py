@@ -14,8 +14,8 @@ from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 
-from supervisor.api.export.endpoint import Endpoint
-from supervisor.api.otlp import line_of
+from supervisor.api.traces.export.endpoint import Endpoint
+from supervisor.api.traces.otlp import line_of
 
 RETRY_AFTER_S_MAX: Final = 600.0
 ANSWER_BYTES_MAX: Final = 64 << 10

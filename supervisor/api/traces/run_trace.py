@@ -1,4 +1,4 @@
-"""A run's events as spans: the supervisor's part of the one trace (TRACING.md §2); where they go is `trace_sink`.
+"""A run's events as spans: the supervisor's part of the one trace (TRACING.md §2); where they go is `sink`.
 
 Every span gets an id derived from the run, so that a resumed supervisor ends the very span a dead one announced, and what is
 made again after a crash is the same span, which the sink keeps once. Stages are made when they end, from the events alone; what

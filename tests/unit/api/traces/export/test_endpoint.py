@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.contract.errors import ConfigError
-from supervisor.api.export.endpoint import TIMEOUT_S, TIMEOUT_S_MAX, Endpoint
+from supervisor.api.traces.export.endpoint import TIMEOUT_S, TIMEOUT_S_MAX, Endpoint
 
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
 

@@ -9,7 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from sandbox.contract.ids import span_id, trace_id
 from sandbox.telemetry import Attribute, Context, Spans
-from supervisor.api.otlp import line_of, parts_of, request_of, spans_in
+from supervisor.api.traces.otlp import line_of, parts_of, request_of, spans_in
 
 RUN = "01jd8m6w2x"
 VALUES = st.one_of(

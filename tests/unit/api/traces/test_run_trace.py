@@ -7,7 +7,7 @@ import pytest
 from sandbox.contract.ids import attempt_path, process_span_id, program_span_id, span_id, trace_id
 from sandbox.contract.result import Outcome
 from sandbox.telemetry import Spans
-from supervisor.api.trace import RunTrace
+from supervisor.api.traces.run_trace import RunTrace
 from supervisor.pipeline import events as ev
 from supervisor.pipeline.machine import apply
 from supervisor.pipeline.run import RunState

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.api.critical_path import OVERLAP_S, own_seconds, shares
-from supervisor.api.span_tree import Node
+from supervisor.api.traces.critical_path import OVERLAP_S, own_seconds, shares
+from supervisor.api.traces.span_tree import Node
 
 NOW = 100.0
 

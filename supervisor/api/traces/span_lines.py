@@ -1,4 +1,4 @@
-"""The spans of a run's `trace.otlp.jsonl`, as OTLP/JSON has them; who writes them is `trace_sink`, who reads them `span_tree`."""
+"""The spans of a run's `trace.otlp.jsonl`, as OTLP/JSON has them; who writes them is `sink`, who reads them `span_tree`."""
 
 import json
 from collections.abc import Iterator

@@ -14,8 +14,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from sandbox.contract.ids import trace_id
 from sandbox.log import Log
-from supervisor.api.otlp import is_of_user, line_of, request_in, spans_in
-from supervisor.api.span_lines import spans_of
+from supervisor.api.traces.otlp import is_of_user, line_of, request_in, spans_in
+from supervisor.api.traces.span_lines import spans_of
 
 log = Log(__name__)
 

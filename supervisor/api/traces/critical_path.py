@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from supervisor.api.span_tree import Node
+from supervisor.api.traces.span_tree import Node
 
 OVERLAP_S: Final = 0.005
 """Two parts that follow each other may overlap by this much: they were timed by two processes."""

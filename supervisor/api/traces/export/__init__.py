@@ -3,6 +3,6 @@
 trace files -> backlog -> stream EXPORT -> delivery -> collector
 """
 
-from supervisor.api.export.exporter import Exporter, exporting
+from supervisor.api.traces.export.exporter import Exporter, exporting
 
 __all__ = ["Exporter", "exporting"]
