@@ -12,7 +12,7 @@ from sandbox.contract.ids import attempt_path, job_id, run_id, span_id, trace_id
 from sandbox.contract.job import Check, JobSpec
 from sandbox.contract.result import AttemptResult
 from sandbox.contract.task_bundle import TaskBundle
-from sandbox.contract.wire import ClaimReply, Delivery
+from sandbox.contract.wire import ClaimReply, Delivery, new_token
 from sandbox.executor.attempt import run_attempt
 from sandbox.executor.config import ExecutorConfig, Host
 from sandbox.executor.ending import Cancel
@@ -43,9 +43,8 @@ class AnExecutor:
         fields = self._job.model_dump() | {"run_id": (run := run_id(time.time_ns() // 1_000_000, os.urandom(2)))}
         job = JobSpec.model_validate(fields | {"job_id": job_id(run, self._job.stage, 1)})
         parent = span_id(attempt_path(run, job.stage, 1, 1))
-        grant = ClaimReply(
-            decision="granted", attempt=1, token="bench", traceparent=f"00-{trace_id(run)}-{parent}-01", wall_left_s=job.limits.wall_s
-        )
+        context = f"00-{trace_id(run)}-{parent}-01"
+        grant = ClaimReply(decision="granted", attempt=1, token=new_token(), traceparent=context, wall_left_s=job.limits.wall_s)
         delivery = Delivery(job=job, ack_subject="$JS.ACK.JOBS.default.1.1.1.1.0", published_at=time.time())
         async with self._host.slots.take() as slot:
             return await run_attempt(self._host, slot, delivery, grant, Cancel())

@@ -113,7 +113,7 @@ class Desk:
             return ClaimReply(decision="done")
         self._granted.add(request.job_id)
         self.claimed.append(request.job_id)
-        return ClaimReply(decision="granted", attempt=1, token="bench", wall_left_s=60)
+        return ClaimReply(decision="granted", attempt=1, token=request.token, wall_left_s=60)
 
     async def budget(self, _request: BudgetRequest) -> BudgetReply:
         """Grant nothing: no job here calls a model."""
