@@ -24,11 +24,12 @@ _NAME = re.compile(rf"{_WORD}+(?: {_WORD}+){{0,{NAME_WORDS_MAX - 1}}}")
 _VALUE = re.compile(rf"{_WORD}{{1,{NAME_CHARS_MAX}}}")
 _OURS = frozenset(
     {
-        *("ack", "agent", "chat", "check", "container", "execute_tool", "gate", "gateway", "invoke_agent", "invoke_workflow"),
+        *("ack", "agent", "chat", "check", "container", "dispatch", "execute_tool", "gate", "gateway", "invoke_agent", "invoke_workflow"),
         *("process", "queue", "run", "send", "stage", "workspace"),
     }
 )
-"""The first words of our own names, in lower case; each name has more than one."""
+"""First words of our own names, in lower case."""
+_OURS_WHOLE = frozenset({"commit", "image resolve", "merge", "result delivery", "retry wait"})
 _KEY = re.compile(r"(?:client|code|db|exception|http|messaging|network|pytest|rpc|server|test|url)\.[a-z0-9_.-]{1,80}|error\.type")
 _TEXTS = re.compile(
     r"http\.(?:request|response)\.header\..*|url\.query|exception\.(?:message|stacktrace)|db\.(?:statement|query\.(?:text|parameter\..*))"
@@ -71,7 +72,7 @@ def judged(given: GivenSpan) -> UserSpan | None:
 
 def _is_ours(name: str) -> bool:
     first, _, rest = name.partition(" ")
-    return bool(rest) and first.lower() in _OURS
+    return (bool(rest) and first.lower() in _OURS) or name.lower() in _OURS_WHOLE
 
 
 def _is_public(key: str) -> bool:

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import re
 import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from sandbox.gateway.otlp_body import (
     unpacked,
 )
 from sandbox.gateway.otlp_relay import GIVEN_ID, SPANS_MAX, OtlpRelay
-from sandbox.gateway.user_span import ATTRIBUTES_MAX, NAME_CHARS_MAX
+from sandbox.gateway.user_span import ATTRIBUTES_MAX, NAME_CHARS_MAX, judged
 from sandbox.telemetry import Context, Spans
 
 PROGRAM = Context(trace_id("01jd8m6w2x"), span_id("01jd8m6w2x/implement/1/1#program"))
@@ -228,6 +230,21 @@ def test_a_name_of_ours_and_a_text_are_no_name_of_theirs(relayed: Relayed, name:
 
     assert len(relayed.made()) == 3
     assert relayed.relay.dropped == 1
+
+
+def is_taken(name: str) -> bool:
+    (given,) = spans_in(TracesBody(a_body(a_span(name)), is_protobuf=True))
+    return given is not None and judged(given) is not None
+
+
+def test_no_name_of_the_agreed_trace_is_taken_from_a_user() -> None:
+    """The golden tree of a run has what we call spans, whatever is added to it; with the wait between two attempts, which it has not."""
+    golden = Path(__file__).parents[2].joinpath("e2e", "replayed_run.trace.txt").read_text()
+    names = {*re.findall(r"^ *([^ .].*) \(andon-[a-z]+, ", golden, re.MULTILINE), "retry wait"}
+
+    assert len(names) > 40
+    assert [name for name in sorted(names) if is_taken(name)] == []
+    assert is_taken("image resize")
 
 
 @pytest.mark.abuse("P03")
