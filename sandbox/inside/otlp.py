@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sandbox.contract.ids import check_span_id
@@ -61,9 +61,9 @@ class _Waiting:
         waits.register(self._listener, select.POLLIN)
         waits.register(self._told, select.POLLIN | select.POLLHUP)
         ready = {file for file, _ in waits.poll()}
-        if self._told not in ready:
-            self._end_forwarder = start_forwarder(self._listener, self._gateway)
-        self._listener.close()
+        with self._listener, suppress(OSError):  # no room for another process: then who connected is turned away
+            if self._told not in ready:
+                self._end_forwarder = start_forwarder(self._listener, self._gateway)
 
     def end(self) -> None:
         """Stop listening; the forwarder, if there is one, ends at once."""

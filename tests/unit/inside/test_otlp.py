@@ -113,3 +113,25 @@ def test_where_nothing_can_listen_an_attempt_goes_on_without(files_max: int, sai
     )
 
     assert done.stdout.startswith(said), done.stderr
+
+
+_CANNOT_FORWARD = """
+import resource, socket
+from pathlib import Path
+from sandbox.inside.otlp import taking_spans
+with taking_spans(Path("/nowhere")) as variables, socket.socket() as client:
+    client.settimeout(20)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1,) * 2)
+    client.connect(("127.0.0.1", int(variables["OTEL_EXPORTER_OTLP_ENDPOINT"].rpartition(":")[2])))
+    try:
+        print(client.recv(1))
+    except ConnectionResetError:
+        print("reset")
+"""
+
+
+def test_who_connects_where_no_process_can_be_started_is_turned_away() -> None:
+    """At once, not when an SDK's patience ends; and nothing is said in the container's log."""
+    done = subprocess.run([sys.executable, "-c", _CANNOT_FORWARD], capture_output=True, text=True, timeout=60, check=False, cwd=Path.cwd())
+
+    assert (done.stdout, done.stderr) == ("reset\n", "")
